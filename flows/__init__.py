@@ -1,0 +1,1 @@
+"""Flows: DFT labels as jobflow flows. Knows no torch and no campaign."""

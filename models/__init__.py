@@ -1,0 +1,1 @@
+"""Models: tensors. Knows no Parsl, no jobflow and no campaign documents."""
