@@ -1,0 +1,355 @@
+"""campaign.yaml as frozen, unit-named models: the one place that says what a user may write.
+
+Light on purpose: neither torch nor pymatgen is imported here, so that `campaign validate` starts at once.
+The options of a component (a generator, a screen, an engine) are checked by the component's own `Config`;
+see `campaign.validate`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from campaign.errors import ConfigError
+from campaign.store import StoreConfig
+
+CHEMICAL_SYMBOLS = tuple(
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y "
+    "Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re "
+    "Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu".split()
+)
+"""Elements that a campaign may name, hydrogen to plutonium."""
+
+RESUMABLE = frozenset({"site", "stop", "labels.max_attempts", "store"})
+"""Dotted keys whose edit on resume changes neither what a label means nor which candidate is chosen."""
+
+
+class Block(BaseModel):
+    """A block of campaign.yaml: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChemistryConfig(Block):
+    """What the campaign may propose."""
+
+    elements: tuple[str, ...] = Field(min_length=1, description="Chemical symbols, for example [Ca, Mg, Si].")
+    n_elements: tuple[int, int] = Field(
+        (2, 3), description="Fewest and most different elements in one crystal; a single number means both."
+    )
+    max_atoms: Annotated[int, Field(ge=1, le=200)] = Field(
+        12, description="Most atoms in the primitive cell."
+    )
+
+    @field_validator("n_elements", mode="before")
+    @classmethod
+    def _one_number_means_both(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int) else value
+
+    @field_validator("elements")
+    @classmethod
+    def _known_and_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for symbol in value:
+            if symbol not in CHEMICAL_SYMBOLS:
+                close = difflib.get_close_matches(symbol.capitalize(), CHEMICAL_SYMBOLS, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"{symbol!r} is not a chemical element{hint} (allowed: H to Pu)")
+        if len(set(value)) != len(value):
+            raise ValueError("an element is named twice")
+        return value
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> ChemistryConfig:
+        low, high = self.n_elements
+        if not 1 <= low <= high <= len(self.elements):
+            raise ValueError(
+                f"n_elements {list(self.n_elements)} must be ordered and lie between 1 and the "
+                f"{len(self.elements)} elements named"
+            )
+        return self
+
+
+class ReferenceConfig(Block):
+    """Known crystals: prototypes for generators, training data for models, and the hull."""
+
+    crystals: tuple[str, ...] = Field(
+        ("builtin:quickstart",),
+        description="Sources of crystals: 'builtin:quickstart', a Parquet or JSON(.gz) file, a folder of CIFs, or "
+        "'materials-project'. Relative paths are taken from the folder of campaign.yaml.",
+    )
+    hull: tuple[str, ...] | None = Field(
+        None, description="Sources of formation energies for the hull; the crystals themselves when left out."
+    )
+
+
+class ComponentConfig(Block):
+    """A component by its registered name or by an import path 'package.module:Name', with its own options."""
+
+    kind: str = Field(min_length=1, description="Registered name, or 'package.module:Class'.")
+    options: dict[str, Any] = Field(default_factory=dict, description="The component's own options.")
+
+
+class GeneratorConfig(ComponentConfig):
+    """A source of candidate crystals."""
+
+    share: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Share of the samples of a round, relative to the other generators' shares."
+    )
+
+
+class HeadConfig(ComponentConfig):
+    """A property head: predicts a property's mean and standard deviation from a crystal."""
+
+    kind: str = "cgcnn"
+
+
+class AcquisitionConfig(Block):
+    """How candidates become labels."""
+
+    policy: Literal["greedy", "ucb", "random"] = Field(
+        "ucb", description="greedy: lowest mean; ucb: mean minus kappa standard deviations; random: the control."
+    )
+    kappa: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the standard deviation in ucb.")
+    candidates_per_round: Annotated[int, Field(ge=1)] = Field(200, description="Crystals sampled in a round.")
+    labels_per_round: Annotated[int, Field(ge=1)] = Field(8, description="Candidates sent to DFT in a round.")
+    lookahead_rounds: Annotated[int, Field(ge=0, le=8)] = Field(
+        1,
+        description="Rounds that may be sampled, screened and queued ahead of the labels that are still running. "
+        "0 waits for each round's labels; 1 keeps the label slots filled. Choices depend on this number and the "
+        "seed, never on timing.",
+    )
+    max_per_formula: Annotated[int, Field(ge=1)] = Field(
+        2, description="Most candidates of one reduced formula in one round's selection."
+    )
+    backlog: Annotated[int, Field(ge=0)] = Field(
+        500, description="Screened candidates of earlier rounds that are scored again with newer models."
+    )
+    max_e_above_hull_ev_per_atom: float | None = Field(
+        None, description="Condition for a label: highest predicted e_above_hull [eV/atom]."
+    )
+    min_stable_probability: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Condition for a label: lowest probability given by the discriminator."
+    )
+
+
+class LabelsConfig(Block):
+    """What is computed for a selected candidate, and with which engine."""
+
+    flow: str = Field("relax_static", description="Label flow: relax, static, relax_static, or an import path.")
+    engine: str = Field("gpaw", description="DFT engine: gpaw, mlip, or an import path.")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="Options of the engine.")
+    flow_options: dict[str, Any] = Field(default_factory=dict, description="Options of the flow.")
+    hull: Literal["engine", "reference"] = Field(
+        "engine",
+        description="engine: elements and hull phases of the chemistry are computed once with the same settings, "
+        "so that e_above_hull is consistent; reference: only the elements, and the hull of the reference data.",
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = Field(
+        2, description="Tries of a job before its label fails. Lost nodes and walltimes do not count."
+    )
+    stable_ev_per_atom: float = Field(
+        0.0, description="A label counts as stable when its e_above_hull is at most this [eV/atom]."
+    )
+
+
+class LearnConfig(Block):
+    """Models that judge candidates, and when a newer one may replace an older one."""
+
+    heads: tuple[HeadConfig, ...] = Field(
+        (HeadConfig(options={"properties": ["formation_energy_per_atom"]}),),
+        description="Property heads. The first one that predicts formation_energy_per_atom steers the acquisition.",
+    )
+    discriminators: tuple[HeadConfig, ...] = Field((HeadConfig(),), description="Stability discriminators.")
+    generators: bool = Field(True, description="Fine-tune the generators on the labels as well.")
+    stable_ev_per_atom: float = Field(
+        0.05, description="Crystals at most this far above the hull are the discriminator's stable class [eV/atom]."
+    )
+    holdout_fraction: Annotated[float, Field(gt=0, lt=0.9)] = Field(
+        0.15, description="Share of formulas that is never trained on and judges every version."
+    )
+    gate_tolerance: Annotated[float, Field(ge=0)] = Field(
+        0.02, description="A new version is promoted if its held-out error is at most (1 + this) times the old one's."
+    )
+    max_reference: Annotated[int, Field(ge=0)] = Field(
+        5000, description="Most reference crystals used for training, drawn with the campaign's seed."
+    )
+
+
+class StopConfig(Block):
+    """Budgets. The campaign ends at the first one that is used up; labels that run are finished."""
+
+    rounds: Annotated[int, Field(ge=1)] = Field(3, description="Rounds.")
+    labels: Annotated[int, Field(ge=1)] | None = Field(None, description="Labels of candidates.")
+    core_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Core-hours of all tasks.")
+    node_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Node-hours of all blocks.")
+    wall_time_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Hours that a driver ran.")
+    stable_found: Annotated[int, Field(ge=1)] | None = Field(None, description="Stable candidates found by DFT.")
+
+
+class BatchingConfig(Block):
+    """Size of tasks: larger ones cost less overhead, smaller ones fill workers better."""
+
+    sample: Annotated[int, Field(ge=1)] = Field(64, description="Crystals per sampling task.")
+    screen: Annotated[int, Field(ge=1)] = Field(32, description="Crystals per screening task.")
+
+
+class CampaignConfig(Block):
+    """The whole of campaign.yaml."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", description="Name of the campaign.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of every random choice.")
+    chemistry: ChemistryConfig
+    reference: ReferenceConfig = ReferenceConfig()
+    generators: tuple[GeneratorConfig, ...] = Field(
+        (GeneratorConfig(kind="substitution"),), min_length=1, description="Sources of candidates."
+    )
+    surrogate: ComponentConfig = Field(
+        ComponentConfig(kind="chgnet"), description="Universal potential that relaxes candidates."
+    )
+    screen: tuple[ComponentConfig, ...] | None = Field(
+        None, description="Screens in order; a sensible list when left out (see `campaign init`)."
+    )
+    acquisition: AcquisitionConfig = AcquisitionConfig()
+    labels: LabelsConfig = LabelsConfig()
+    learn: LearnConfig = LearnConfig()
+    stop: StopConfig = StopConfig()
+    batching: BatchingConfig = BatchingConfig()
+    store: StoreConfig = Field(StoreConfig(), description="Where documents live.")
+    site: str = Field("local", description="'local', or the path of a site file.")
+
+
+def load_config(path: Path) -> CampaignConfig:
+    """Read and check campaign.yaml.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The frozen configuration.
+
+    Raises:
+        ConfigError: The file is missing, is no YAML, or a key or value is wrong.
+    """
+    return parse_config(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds, safely loaded.
+
+    Raises:
+        ConfigError: The file is missing, is no YAML, or holds no mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}", value=error.strerror, cure="give the path of a campaign.yaml, or write one with `campaign init`"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML", value=str(error), cure="mend the line it names") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} holds no mapping of keys", value=type(loaded).__name__, cure="see `campaign init`")
+    return loaded
+
+
+def parse_config(document: dict[str, Any], origin: str) -> CampaignConfig:
+    """Check a mapping as campaign.yaml; `origin` names it in errors.
+
+    Raises:
+        ConfigError: A key or a value is wrong; the first problem is told, and how many more there are.
+    """
+    try:
+        return CampaignConfig.model_validate(document)
+    except ValidationError as error:
+        raise reword(error, CampaignConfig, origin) from None
+
+
+def reword(error: ValidationError, model: type[BaseModel], origin: str) -> ConfigError:
+    """Turn pydantic's report into one line: what, the value got, the values allowed, the cure."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        allowed = _keys_at(model, first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        cure = f"did you mean {close[0]!r}?" if close else "remove it"
+        return ConfigError(f"{origin}: unknown key {where}{more}", value=first["input"], allowed=allowed, cure=cure)
+    if first["type"] == "missing":
+        return ConfigError(f"{origin}: {where} is missing{more}", cure=f"add {where}")
+    message = first["msg"].removeprefix("Value error, ")
+    allowed = (first.get("ctx") or {}).get("expected")
+    return ConfigError(f"{origin}: {where}: {message}{more}", value=first["input"], allowed=allowed, cure="correct it")
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that the block at `location` allows, walking through tuples and optional blocks."""
+    current: type[BaseModel] = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(str(part))
+        found = _model_in(field.annotation) if field is not None else None
+        if found is None:
+            return []
+        current = found
+    return sorted(current.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def config_document(config: CampaignConfig) -> dict[str, Any]:
+    """Return the configuration as a plain document."""
+    return config.model_dump(mode="json")
+
+
+def config_hash(config: CampaignConfig) -> str:
+    """Return a short hash of everything that decides which labels a campaign computes."""
+    document = {key: value for key, value in _flatten(config_document(config)).items() if not _may_change(key)}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return dotted key -> (old, new) for every value that differs and may not change on resume."""
+    before, after = _flatten(old), _flatten(new)
+    keys = sorted(set(before) | set(after))
+    return {
+        key: (before.get(key), after.get(key))
+        for key in keys
+        if before.get(key) != after.get(key) and not _may_change(key)
+    }
+
+
+def _may_change(key: str) -> bool:
+    return any(key == allowed or key.startswith(allowed + ".") for allowed in RESUMABLE)
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        result: dict[str, Any] = {}
+        for key, inner in value.items():
+            result.update(_flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
+        return result
+    return {prefix: value}
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of campaign.yaml, for editors that complete and check it."""
+    schema = CampaignConfig.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "campaign.yaml"
+    return schema

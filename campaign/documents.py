@@ -1,0 +1,267 @@
+"""The documents of a campaign, as they lie in the store: one frozen model each, one docstring per field.
+
+A document is created from its model once and afterwards changed by small field updates (`store.set_fields`).
+Times are UTC in ISO 8601. Structures are pymatgen dictionaries. Large objects never go into a document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class CampaignStatus(StrEnum):
+    """State of a campaign."""
+
+    RUNNING = "running"
+    """A driver holds, or held when it died, the lease."""
+    STOPPED = "stopped"
+    """Drained on request; `campaign resume` carries on."""
+    FINISHED = "finished"
+    """A budget was used up or nothing was left to do."""
+    FAILED = "failed"
+    """It cannot go on without help; `reason` says why."""
+
+
+class CandidateStatus(StrEnum):
+    """State of a candidate."""
+
+    SAMPLED = "sampled"
+    """Made by a generator; its screening has not ended."""
+    SCREENED = "screened"
+    """Passed every screen: in the backlog that selection ranks."""
+    REJECTED = "rejected"
+    """Stopped by a screen (`rejected_by`, `reason`). Final."""
+    SELECTED = "selected"
+    """Chosen for a label that waits for a slot."""
+    LABELLING = "labelling"
+    """Its label runs."""
+    LABELLED = "labelled"
+    """Its label is done. Final."""
+    FAILED = "failed"
+    """Its label failed for good. Final."""
+
+
+class LabelStatus(StrEnum):
+    """State of a label, and of each of its jobs."""
+
+    QUEUED = "queued"
+    """Waits for a slot, or for an earlier job."""
+    RUNNING = "running"
+    """Given to a pool; after a crash resume sets it back to queued."""
+    DONE = "done"
+    """Its result is durable. Final."""
+    FAILED = "failed"
+    """Given up after its attempts (`failure`). Final."""
+
+
+class ModelStatus(StrEnum):
+    """State of a model version."""
+
+    PROMOTED = "promoted"
+    """Passed the gate: judges and samples from now on."""
+    REJECTED = "rejected"
+    """Did not pass the gate; kept with its figures."""
+
+
+FINAL_LABEL = frozenset({LabelStatus.DONE, LabelStatus.FAILED})
+FINAL_CANDIDATE = frozenset({CandidateStatus.REJECTED, CandidateStatus.LABELLED, CandidateStatus.FAILED})
+
+
+class Document(BaseModel):
+    """A document of the store; `id` is stored as `_id`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_enum_values=True)
+
+    id: str = Field(alias="_id")
+
+    def doc(self) -> dict[str, Any]:
+        """Return the plain document."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class CampaignDocument(Document):
+    """One per campaign: what it is, how far it is, what it used."""
+
+    name: str
+    state: CampaignStatus = CampaignStatus.RUNNING
+    reason: str = ""
+    """Why it stopped, finished or failed."""
+    config: dict[str, Any]
+    """campaign.yaml with every default filled in."""
+    config_hash: str
+    """Hash of the part that decides which labels are computed."""
+    seed: int
+    run_dir: str
+    """Absolute folder of checkpoints, logs and work."""
+    versions: dict[str, str] = {}
+    """Package versions of the driver."""
+    reference: dict[str, Any] = {}
+    """Prepared reference file: path, sha256, counts, what was set aside."""
+    settings_hash: str = ""
+    """Hash of the label settings (flow, engine, options)."""
+    blocks: list[dict[str, Any]] = []
+    """Live blocks of the pools: pool, block, job id, process id."""
+    usage: dict[str, float] = {}
+    """Used so far: seconds per task kind, `core_hours`, `node_hours`, `wall_seconds`."""
+    created: str
+    stop_requested: str | None = None
+    """`drain` or `now`, set by `campaign stop`."""
+
+
+class RoundDocument(Document):
+    """One per round: which batches are in, what was chosen."""
+
+    campaign: str
+    index: int
+    batches: dict[str, dict[str, Any]] = {}
+    """Sampling batch -> {asked, returned, new, seconds}."""
+    deduplicated: dict[str, int] = {}
+    """Campaign-wide screening segments that are complete -> candidates judged."""
+    scored: dict[str, int] = {}
+    """Scoring chunks that are complete -> candidates scored."""
+    to_score: list[list[str]] | None = None
+    """Chunks of candidate ids to score, fixed when screening has ended."""
+    selected: list[str] | None = None
+    """Candidate ids chosen for labels, best first; None until the choice was made."""
+    created: str
+
+
+class CandidateDocument(Document):
+    """One per unique structure; `_id` is the content hash of the reduced, standardised structure."""
+
+    campaign: str
+    state: CandidateStatus = CandidateStatus.SAMPLED
+    round: int
+    order: int
+    """Place among the candidates of its round: the order in which ties are broken."""
+    formula: str
+    chemsys: str
+    n_atoms: int
+    spacegroup: int
+    generator: str
+    model_version: str
+    """Version of the generator that made it."""
+    seed: int
+    """Seed of the batch that made it."""
+    structure: dict[str, Any]
+    """As sampled."""
+    screened_structure: dict[str, Any] | None = None
+    """After the screens, for example relaxed with the surrogate."""
+    bucket: str
+    """Coarse fingerprint; duplicates share it."""
+    segment: int = 0
+    """Screening segments passed."""
+    rejected_by: str | None = None
+    reason: str | None = None
+    predictions: dict[str, Any] = {}
+    """What the screens, the surrogate, heads and discriminators said: {name: value or {mean, std}}."""
+    judged_by: dict[str, str] = {}
+    """Model key -> version that made the predictions."""
+    score: float | None = None
+    """Acquisition score at the last selection; higher is better."""
+    label_id: str | None = None
+    created: str
+
+
+class LabelDocument(Document):
+    """One per structure and engine settings; `_id` is the hash of those, so it is never paid for twice."""
+
+    campaign: str
+    candidate_id: str
+    purpose: str = "candidate"
+    """`candidate`, or `reference` for elements and hull phases."""
+    round: int
+    """Round of the selection; -1 for references."""
+    rank: int
+    """Place in its selection; 0 is the best."""
+    state: LabelStatus = LabelStatus.QUEUED
+    flow: str
+    engine: str
+    settings: dict[str, Any]
+    settings_hash: str
+    formula: str
+    chemsys: str
+    structure: dict[str, Any]
+    """What the engine starts from."""
+    predicted: dict[str, Any] = {}
+    """Predictions at selection, kept for judging the models."""
+    models: dict[str, str] = {}
+    """Model key -> version at selection."""
+    jobs: list[dict[str, Any]] = []
+    """Jobs of the flow in order: {uuid, index, name, parents, state}."""
+    attempts: list[dict[str, Any]] = []
+    """Every try of a job: {job, host, started, ended, cause, message}; cause is None on success."""
+    result: dict[str, Any] | None = None
+    """LabelDoc of the engine plus formation_energy_per_atom, e_above_hull [eV/atom] and stable."""
+    failure: dict[str, Any] | None = None
+    """{cause, message, detail} of the last attempt when the label failed for good."""
+    judged: bool = False
+    """Its formation energy and distance to the hull have been worked out, as far as they can be."""
+    core_hours: float = 0.0
+    created: str
+    ended: str | None = None
+
+
+class ModelDocument(Document):
+    """One per model version, promoted or not."""
+
+    campaign: str
+    key: str
+    """Role and kind, for example `head-0-cgcnn`."""
+    term: int
+    """0: fitted on the reference; t: fine-tuned on the labels of the rounds before round t."""
+    state: ModelStatus
+    parent: str | None = None
+    labels: list[str] = []
+    """Ids of the labels it was trained on."""
+    metrics_before: dict[str, Any] = {}
+    metrics_after: dict[str, Any] = {}
+    verdict: str = ""
+    checkpoint: str | None = None
+    """Absolute folder of the weights."""
+    sha256: str | None = None
+    seconds: float = 0.0
+    created: str
+
+
+class TaskKey(StrEnum):
+    """Kinds of tasks; a task's seed comes from (campaign seed, kind, index)."""
+
+    SAMPLE = "sample"
+    SCREEN = "screen"
+    SCORE = "score"
+    BUILD = "build"
+    JOB = "job"
+    TRAIN = "train"
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def derive_seed(seed: int, *parts: object) -> int:
+    """Return the seed of one task from the campaign's seed and the task's name, in [0, 2**32)."""
+    digest = hashlib.sha256(json.dumps([seed, *map(str, parts)]).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def label_id(candidate_id: str, settings_hash: str) -> str:
+    """Return the `_id` of the label of a structure under given settings."""
+    return hashlib.sha256(f"{candidate_id}|{settings_hash}".encode()).hexdigest()[:32]
+
+
+def round_id(campaign: str, index: int) -> str:
+    """Return the `_id` of a round."""
+    return f"{campaign}-{index:05d}"
+
+
+def version_id(campaign: str, key: str, term: int) -> str:
+    """Return the `_id` of a model version."""
+    return f"{campaign}-{key}-t{term:04d}"

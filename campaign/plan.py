@@ -1,0 +1,382 @@
+"""plan(state, spec, free, running) -> the next actions. Pure: no store, no clock, no pools, no randomness.
+
+What is chosen depends on the seed and on numbered decisions, never on which task came back first: a round is
+sampled, screened and scored as a whole, its choice uses the model versions of its term, and with
+`lookahead_rounds` of at least one the next rounds are prepared while labels run, so that the slots stay filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from campaign.config import CampaignConfig
+from campaign.documents import LabelStatus, derive_seed
+from campaign.state import CampaignState, JobState, LabelState, RoundState
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of screens that one task applies."""
+
+    screens: tuple[tuple[str, Mapping[str, object]], ...]
+    campaign_scope: bool
+    """True where candidates are compared with one another: one task for the whole round, rounds in order."""
+    pool: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The configuration as `plan` needs it."""
+
+    config: CampaignConfig
+    segments: tuple[Segment, ...]
+    generators: tuple[str, ...]
+    """Model keys of the generators, in the order of the configuration."""
+    judges: tuple[str, ...]
+    """Model keys of heads and discriminators."""
+
+    def term(self, index: int) -> int:
+        """Return the term of the models that sample and judge round `index`."""
+        return max(0, index - self.config.acquisition.lookahead_rounds)
+
+    def batches(self, index: int) -> list[tuple[str, int, int, int]]:
+        """Return (batch name, generator number, crystals asked, seed) of every sampling task of a round."""
+        config = self.config
+        total = sum(generator.share for generator in config.generators)
+        asked, result, done = config.acquisition.candidates_per_round, [], 0.0
+        for number, generator in enumerate(config.generators):
+            first = round(asked * done / total)
+            done += generator.share
+            left, batch = round(asked * done / total) - first, 0
+            while left > 0:
+                size = min(left, config.batching.sample)
+                name = f"{number}-{batch}"
+                result.append((name, number, size, derive_seed(config.seed, "sample", index, name)))
+                left, batch = left - size, batch + 1
+        return result
+
+    def chunks(self, ids: Sequence[str]) -> list[tuple[str, ...]]:
+        """Cut ids into screening tasks."""
+        size = self.config.batching.screen
+        return [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something to do next; `pool` is None for what the driver does itself."""
+
+    key: str
+    pool: str | None = None
+
+
+@dataclass(frozen=True)
+class OpenRound(Action):
+    """Write the document of a round."""
+
+    round: int = 0
+
+
+@dataclass(frozen=True)
+class Sample(Action):
+    """Sample one batch of a round."""
+
+    round: int = 0
+    batch: str = ""
+    generator: int = 0
+    n: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Screen(Action):
+    """Apply one segment of screens to some candidates of a round."""
+
+    round: int = 0
+    segment: int = 0
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FixScoring(Action):
+    """Write down which candidates compete in a round's choice."""
+
+    round: int = 0
+
+
+@dataclass(frozen=True)
+class Score(Action):
+    """Let heads and discriminators judge some candidates."""
+
+    round: int = 0
+    chunk: int = 0
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Select(Action):
+    """Choose the labels of a round."""
+
+    round: int = 0
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class AddReferences(Action):
+    """Write the labels of elements and hull phases."""
+
+
+@dataclass(frozen=True)
+class BuildLabel(Action):
+    """Build and persist the flow of a label."""
+
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class RunJob(Action):
+    """Run one job of a label's flow."""
+
+    label: str = ""
+    job: str = ""
+    index: int = 1
+
+
+@dataclass(frozen=True)
+class Judge(Action):
+    """Give finished labels their formation energy and e_above_hull."""
+
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Train(Action):
+    """Fit or fine-tune a model on everything labelled before round `term`."""
+
+    model: str = ""
+    term: int = 0
+
+
+@dataclass(frozen=True)
+class Finish(Action):
+    """Nothing is left to do."""
+
+    reason: str = ""
+
+
+def plan(
+    state: CampaignState, spec: Spec, free: Mapping[str, int], running: AbstractSet[str]
+) -> list[Action]:
+    """Return the next actions, most urgent first.
+
+    Args:
+        state: What the store says.
+        spec: The configuration.
+        free: Tasks that each pool can take now.
+        running: Keys of the tasks that are under way.
+
+    Returns:
+        Actions of the driver itself alone, if there are any (they change the state, so plan again after them);
+        else as many tasks as the pools can take; else `Finish` when nothing is under way either.
+    """
+    reason = stop_reason(state, spec)
+    own = list(_own_actions(state, spec, reason))
+    if own:
+        return own
+    left = dict(free)
+    tasks = []
+    for action in _tasks(state, spec, reason):
+        if not any(left.values()):
+            break
+        pool = action.pool or ""
+        if action.key not in running and left.get(pool, 0) > 0:
+            left[pool] -= 1
+            tasks.append(action)
+    if tasks or running:
+        return tasks
+    return [Finish("finish", None, reason or "every round is complete")]
+
+
+def stop_reason(state: CampaignState, spec: Spec) -> str:
+    """Return why no new work may begin, or an empty string."""
+    stop, usage = spec.config.stop, state.usage
+    if state.stop_requested:
+        return "stop requested"
+    failed = [label for label in state.references() if label.state == LabelStatus.FAILED and label.rank == 0]
+    if failed:
+        return f"reference label {failed[0].id} failed"
+    limits = (
+        ("core_hours", stop.core_hours, usage.get("core_hours", 0.0)),
+        ("node_hours", stop.node_hours, usage.get("node_hours", 0.0)),
+        ("wall_time_hours", stop.wall_time_hours, usage.get("wall_seconds", 0.0) / 3600),
+        ("stable_found", stop.stable_found, sum(label.stable for label in state.labels.values())),
+    )
+    for name, limit, used in limits:
+        if limit is not None and used >= limit:
+            return f"budget used up: {name} {used:.3g} of {limit:g}"
+    return ""
+
+
+def _own_actions(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
+    """Yield what the driver does itself: short decisions whose outcome is written at once."""
+    to_judge = _to_judge(state)
+    if to_judge:
+        yield Judge("judge", None, tuple(to_judge))
+    if reason:
+        return
+    if not state.references_known:
+        yield AddReferences("references")
+    following = len(state.rounds)
+    if _may_open(state, spec, following):
+        yield OpenRound(f"open/{following}", None, following)
+    for current in _open_rounds(state):
+        if current.to_score is None and _screened(current, spec) and _predecessor_chose(state, current):
+            yield FixScoring(f"fix/{current.index}", None, current.index)
+        elif current.to_score is not None and len(current.scored) == len(current.to_score):
+            yield Select(f"select/{current.index}", None, current.index, _allotted(state, spec, current.index))
+
+
+def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
+    """Yield every task that could run now, most urgent first."""
+    if state.stop_requested:
+        return  # drain: what runs may end, nothing else begins
+    yield from _label_tasks(state, begin=not reason)
+    if reason:
+        return
+    yield from _training(state, spec, spec.generators)
+    for current in _open_rounds(state):
+        yield from _sampling(current, state, spec)
+        yield from _screening(current, state, spec)
+        yield from _scoring(current, state, spec)
+    yield from _training(state, spec, spec.judges)
+
+
+def _label_tasks(state: CampaignState, *, begin: bool) -> Iterator[Action]:
+    """Yield builds and jobs of labels: references first, then by round and rank; begun ones go on after a stop."""
+    open_labels = [label for label in state.labels.values() if not label.final]
+    open_labels.sort(key=lambda label: (label.purpose != "reference", label.round, label.rank, label.id))
+    begun = [label for label in open_labels if label.state == LabelStatus.RUNNING]
+    rest = [label for label in open_labels if label.state == LabelStatus.QUEUED] if begin else []
+    for label in begun + rest:
+        if label.jobs:
+            for job in runnable(label):
+                yield RunJob(f"job/{label.id}/{job.uuid}/{job.index}", "dft", label.id, job.uuid, job.index)
+        else:
+            yield BuildLabel(f"build/{label.id}", "cpu", label.id)
+
+
+def runnable(label: LabelState) -> list[JobState]:
+    """Return the jobs that are queued and whose parents are all done."""
+    unfinished = {job.uuid for job in label.jobs if job.state != LabelStatus.DONE}
+    return [
+        job
+        for job in label.jobs
+        if job.state == LabelStatus.QUEUED and not unfinished.intersection(set(job.parents) - {job.uuid})
+    ]
+
+
+def _to_judge(state: CampaignState) -> list[str]:
+    if not state.references_known or any(not label.final for label in state.references()):
+        return []
+    return [label.id for label in state.labels.values() if label.state == LabelStatus.DONE and not label.judged]
+
+
+def _open_rounds(state: CampaignState) -> list[RoundState]:
+    return [state.rounds[index] for index in sorted(state.rounds) if state.rounds[index].selected is None]
+
+
+def _predecessor_chose(state: CampaignState, current: RoundState) -> bool:
+    earlier = state.rounds.get(current.index - 1)
+    return earlier is None or earlier.selected is not None
+
+
+def _sampled(current: RoundState, spec: Spec) -> bool:
+    return len(current.batches) == len(spec.batches(current.index))
+
+
+def _screened(current: RoundState, spec: Spec) -> bool:
+    last = len(spec.segments) - 1
+    return _sampled(current, spec) and not current.waiting(last)
+
+
+def _allotted(state: CampaignState, spec: Spec, index: int) -> int:
+    """Return how many labels round `index` may choose within the budget of labels."""
+    per_round, budget = spec.config.acquisition.labels_per_round, spec.config.stop.labels
+    if budget is None:
+        return per_round
+    used = sum(
+        per_round if earlier.selected is None else len(earlier.selected)
+        for earlier in state.rounds.values()
+        if earlier.index < index
+    )
+    return max(0, min(per_round, budget - used))
+
+
+def _may_open(state: CampaignState, spec: Spec, index: int) -> bool:
+    if index >= spec.config.stop.rounds or _allotted(state, spec, index) == 0:
+        return False
+    if index > 0 and not _sampled(state.rounds[index - 1], spec) and state.rounds[index - 1].selected is None:
+        return False
+    # A round far ahead would only pile up candidates: it opens when its models are decided.
+    return all(state.version(key, spec.term(index)) is not None for key in spec.generators)
+
+
+def _sampling(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[Action]:
+    for name, number, size, seed in spec.batches(current.index):
+        if name not in current.batches:
+            yield Sample(f"sample/{current.index}/{name}", "gpu", current.index, name, number, size, seed)
+
+
+def _screening(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[Action]:
+    if not _sampled(current, spec):
+        return
+    for number, segment in enumerate(spec.segments):
+        entering = current.entering(number)
+        ids = [member.id for member in entering]
+        done = {member.id for member in entering if member.segment > number or member.rejected}
+        if len(done) < len(ids):
+            if segment.campaign_scope and not _compared_before(state, current.index, number):
+                return
+            chunks = [tuple(ids)] if segment.campaign_scope else spec.chunks(ids)
+            for place, chunk in enumerate(chunks):
+                if not done.issuperset(chunk):
+                    key = f"screen/{current.index}/{number}/{place}"
+                    yield Screen(key, segment.pool, current.index, number, chunk)
+            return
+
+
+def _compared_before(state: CampaignState, index: int, segment: int) -> bool:
+    """Return whether all earlier rounds have passed a campaign-scope segment: they come first in it."""
+    return all(not earlier.waiting(segment) for earlier in state.rounds.values() if earlier.index < index)
+
+
+def _scoring(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[Action]:
+    if current.to_score is None:
+        return
+    if any(state.version(key, spec.term(current.index)) is None for key in spec.judges):
+        return
+    for place, ids in enumerate(current.to_score):
+        if place not in current.scored:
+            yield Score(f"score/{current.index}/{place}", "gpu", current.index, place, ids)
+
+
+def _training(state: CampaignState, spec: Spec, keys: Sequence[str]) -> Iterator[Action]:
+    for key in keys:
+        term = next(term for term in range(len(state.rounds) + 2) if (key, term) not in state.models)
+        if term > 0 and not _labels_ready(state, term):
+            continue
+        yield Train(f"train/{key}/{term}", "gpu", key, term)
+
+
+def _labels_ready(state: CampaignState, term: int) -> bool:
+    """Return whether every label chosen before round `term` is final and judged."""
+    for index in range(term):
+        current = state.rounds.get(index)
+        if current is None or current.selected is None:
+            return False
+        for candidate in current.selected:
+            label = state.labels.get(state.by_candidate.get(candidate, ""))
+            if label is None or not label.final or not label.judged:
+                return False
+    return True

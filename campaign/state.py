@@ -1,0 +1,211 @@
+"""CampaignState: what the store says, projected to what `plan` needs, and nothing else.
+
+Every object here is frozen. The driver holds one `CampaignState`, replaces the parts whose documents it has
+just written, and could at any moment throw it away and `project` the store again: resuming does exactly that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from campaign.documents import FINAL_LABEL, CandidateStatus, LabelStatus, ModelStatus
+
+
+@dataclass(frozen=True)
+class Member:
+    """A candidate as its round sees it."""
+
+    id: str
+    order: int
+    """Place within the round."""
+    segment: int
+    """Screening segments passed."""
+    rejected: bool = False
+    """Stopped in the segment numbered `segment`."""
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """A round; `selected is None` until its choice was made."""
+
+    index: int
+    batches: frozenset[str] = frozenset()
+    members: Mapping[str, Member] = field(default_factory=dict)
+    """Candidates by id; emptied once the choice was made."""
+    deduplicated: frozenset[int] = frozenset()
+    """Campaign-scope segments that are complete."""
+    to_score: tuple[tuple[str, ...], ...] | None = None
+    scored: frozenset[int] = frozenset()
+    selected: tuple[str, ...] | None = None
+
+    def entering(self, segment: int) -> list[Member]:
+        """Return the members that reached `segment`, whether they passed it since or not, in order."""
+        return sorted((m for m in self.members.values() if m.segment >= segment), key=lambda m: m.order)
+
+    def waiting(self, segment: int) -> bool:
+        """Return whether any member still has to pass `segment` or one before it."""
+        return any(not m.rejected and m.segment <= segment for m in self.members.values())
+
+    def survivors(self, segments: int) -> list[str]:
+        """Return the ids of the members that passed all `segments`, in order."""
+        passed = (m for m in self.members.values() if not m.rejected and m.segment >= segments)
+        return [m.id for m in sorted(passed, key=lambda m: m.order)]
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job of a label's flow."""
+
+    uuid: str
+    index: int
+    name: str
+    parents: tuple[str, ...]
+    state: LabelStatus
+
+
+@dataclass(frozen=True)
+class LabelState:
+    """A label, and how far its jobs are."""
+
+    id: str
+    candidate_id: str
+    purpose: str
+    round: int
+    rank: int
+    state: LabelStatus
+    jobs: tuple[JobState, ...] = ()
+    judged: bool = False
+    """Formation energy and e_above_hull are known (or never will be: the label failed)."""
+    stable: bool = False
+    core_hours: float = 0.0
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will be computed for it any more."""
+        return self.state in FINAL_LABEL
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A decided model version."""
+
+    id: str
+    key: str
+    term: int
+    promoted: bool
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class CampaignState:
+    """All that `plan` may look at."""
+
+    rounds: Mapping[int, RoundState] = field(default_factory=dict)
+    labels: Mapping[str, LabelState] = field(default_factory=dict)
+    by_candidate: Mapping[str, str] = field(default_factory=dict)
+    """Candidate id -> label id."""
+    models: Mapping[tuple[str, int], ModelState] = field(default_factory=dict)
+    """(key, term) -> version; a pair that is absent is not decided yet."""
+    references_known: bool = False
+    """The reference labels of this campaign have been written."""
+    stop_requested: str | None = None
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+    def with_round(self, round_state: RoundState) -> CampaignState:
+        """Return the state with this round put in."""
+        return replace(self, rounds={**self.rounds, round_state.index: round_state})
+
+    def with_labels(self, labels: Iterable[LabelState]) -> CampaignState:
+        """Return the state with these labels put in."""
+        new = {label.id: label for label in labels}
+        owners = {label.candidate_id: label.id for label in new.values() if label.purpose == "candidate"}
+        return replace(self, labels={**self.labels, **new}, by_candidate={**self.by_candidate, **owners})
+
+    def with_model(self, model: ModelState) -> CampaignState:
+        """Return the state with this version decided."""
+        return replace(self, models={**self.models, (model.key, model.term): model})
+
+    def version(self, key: str, term: int) -> ModelState | None:
+        """Return the newest promoted version of `key` up to `term`, None when one is still undecided."""
+        found = None
+        for earlier in range(term + 1):
+            model = self.models.get((key, earlier))
+            if model is None:
+                return None
+            if model.promoted:
+                found = model
+        return found
+
+    def references(self) -> list[LabelState]:
+        """Return the labels of elements and hull phases."""
+        return [label for label in self.labels.values() if label.purpose == "reference"]
+
+
+def project_member(document: Mapping[str, Any]) -> Member:
+    """Project a candidate document."""
+    return Member(
+        id=document["_id"],
+        order=document["order"],
+        segment=document["segment"],
+        rejected=document["state"] == CandidateStatus.REJECTED,
+    )
+
+
+MEMBER_FIELDS = ["_id", "round", "order", "segment", "state"]
+"""Fields of a candidate that `project_member` reads."""
+
+
+def project_round(document: Mapping[str, Any], members: Iterable[Member]) -> RoundState:
+    """Project a round document; members only matter until the choice was made."""
+    chosen = document.get("selected")
+    to_score = document.get("to_score")
+    return RoundState(
+        index=document["index"],
+        batches=frozenset(document.get("batches", {})),
+        members={member.id: member for member in members} if chosen is None else {},
+        deduplicated=frozenset(int(segment) for segment in document.get("deduplicated", {})),
+        to_score=None if to_score is None else tuple(tuple(chunk) for chunk in to_score),
+        scored=frozenset(int(chunk) for chunk in document.get("scored", {})),
+        selected=None if chosen is None else tuple(chosen),
+    )
+
+
+def project_label(document: Mapping[str, Any]) -> LabelState:
+    """Project a label document."""
+    result = document.get("result") or {}
+    state = LabelStatus(document["state"])
+    return LabelState(
+        id=document["_id"],
+        candidate_id=document["candidate_id"],
+        purpose=document["purpose"],
+        round=document["round"],
+        rank=document["rank"],
+        state=state,
+        jobs=tuple(
+            JobState(job["uuid"], job["index"], job["name"], tuple(job["parents"]), LabelStatus(job["state"]))
+            for job in document.get("jobs", [])
+        ),
+        judged=state == LabelStatus.FAILED or bool(document.get("judged")),
+        stable=bool(result.get("stable")),
+        core_hours=float(document.get("core_hours", 0.0)),
+    )
+
+
+LABEL_FIELDS = [
+    "_id", "candidate_id", "purpose", "round", "rank", "state", "jobs", "core_hours", "judged",
+    "result.stable",
+]  # fmt: skip
+"""Fields of a label that `project_label` reads."""
+
+
+def project_model(document: Mapping[str, Any]) -> ModelState:
+    """Project a model version."""
+    return ModelState(
+        id=document["_id"],
+        key=document["key"],
+        term=document["term"],
+        promoted=document["state"] == ModelStatus.PROMOTED,
+        checkpoint=document.get("checkpoint"),
+    )
