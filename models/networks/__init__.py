@@ -1,0 +1,1 @@
+"""Networks that heads, discriminators and generators are made of."""

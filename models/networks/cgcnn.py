@@ -1,0 +1,122 @@
+"""A crystal graph convolutional network, after Xie and Grossman, Phys. Rev. Lett. 120, 145301 (2018).
+
+The gated convolution of their eq. 5,
+
+    v_i' = g( v_i + Σ_j σ(z_ij W_f + b_f) ⊙ g(z_ij W_s + b_s) ),    z_ij = v_i ⊕ v_j ⊕ u_ij
+
+with four changes: z W is computed as v_i A + v_j B + u_ij C, which is the same and costs a third; edges carry
+the weights of `models.graph`; the sum goes through a layer norm, which unlike a batch norm does not depend on
+the other crystals of a batch; g is SiLU instead of softplus (cheaper, as accurate here).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from models.graph import GraphBatch
+from models.networks.elements import element_table
+
+
+class CGCNNConfig(BaseModel):
+    """Shape of the network and of its graphs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cutoff_ang: float = Field(6.0, gt=1.0, le=15.0, description="No neighbour is farther than this [Å].")
+    max_neighbours: int = Field(
+        12, ge=1, le=64, description="Nearest neighbours per atom; a shell that holds the last place stays whole."
+    )
+    hidden: int = Field(48, ge=4, le=512, description="Length of an atom's feature vector.")
+    convolutions: int = Field(3, ge=1, le=8, description="Number of gated convolutions.")
+    gaussians: int = Field(32, ge=4, le=256, description="Gaussians that a distance is expanded in, 0 to cutoff.")
+
+
+class GatedConvolution(nn.Module):
+    """One gated convolution over a graph's edges."""
+
+    def __init__(self, hidden: int, gaussians: int) -> None:
+        super().__init__()
+        self.from_centre = _linear(hidden, 2 * hidden)
+        self.from_neighbour = _linear(hidden, 2 * hidden, bias=False)
+        self.from_edge = _linear(gaussians, 2 * hidden, bias=False)
+        self.norm = nn.LayerNorm(hidden)
+
+    def forward(self, atoms: torch.Tensor, edges: torch.Tensor, graph: GraphBatch) -> torch.Tensor:
+        """Return new atom features (n_atoms, hidden) from `atoms` (the same) and `edges` (n_edges, gaussians)."""
+        z = torch.repeat_interleave(self.from_centre(atoms), graph.edges_per_atom, dim=0)  # (n_edges, 2 hidden)
+        z = z + self.from_neighbour(atoms).index_select(0, graph.neighbour) + self.from_edge(edges)
+        gate, message = z.chunk(2, dim=-1)  # (n_edges, hidden) each
+        message = torch.sigmoid(gate) * nn.functional.silu(message) * graph.weight[:, None]
+        received = sum_segments(message, graph.edges_per_atom)  # (n_atoms, hidden)
+        return nn.functional.silu(atoms + self.norm(received))
+
+
+class CGCNN(nn.Module):
+    """Crystal graphs to numbers; the mean over atoms makes the result intensive.
+
+    Args:
+        config: The shape.
+        n_outputs: Numbers per crystal.
+        seed: Of the initial weights; no global random state is read or changed.
+    """
+
+    element_features: torch.Tensor
+    centres: torch.Tensor
+
+    def __init__(self, config: CGCNNConfig, n_outputs: int, seed: int) -> None:
+        super().__init__()
+        table = torch.from_numpy(element_table())  # (119, n_features)
+        # Both are buffers, so that a checkpoint does not change its meaning with pymatgen's tables.
+        self.register_buffer("element_features", table)
+        self.register_buffer("centres", torch.linspace(0.0, config.cutoff_ang, config.gaussians))
+        self.width_ang = config.cutoff_ang / (config.gaussians - 1)
+        self.embed_properties = _linear(table.shape[1], config.hidden)
+        self.embed_element = nn.Parameter(torch.zeros(table.shape[0], config.hidden))
+        self.layers = nn.ModuleList(
+            GatedConvolution(config.hidden, config.gaussians) for _ in range(config.convolutions)
+        )
+        self.readout = _linear(config.hidden, config.hidden)
+        self.output = _linear(config.hidden, n_outputs)
+        self._initialise(seed)
+
+    def _initialise(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                bound = 1.0 / math.sqrt(module.in_features)  # torch's own bound for a linear layer
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                if module.bias is not None:
+                    nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+
+    def forward(self, graph: GraphBatch) -> torch.Tensor:
+        """Return (n_crystals, n_outputs)."""
+        edges = (graph.distance[:, None] - self.centres) / self.width_ang  # (n_edges, gaussians)
+        edges = torch.exp(-0.5 * edges.square())
+        # An element never seen keeps its properties and a zero embedding: a fair guess, not noise.
+        atoms = self.embed_properties(self.element_features[graph.atomic_numbers])  # (n_atoms, hidden)
+        atoms = atoms + self.embed_element.index_select(0, graph.atomic_numbers)
+        for layer in self.layers:
+            atoms = layer(atoms, edges, graph)
+        crystals = sum_segments(atoms, graph.atoms_per_crystal)  # (n_crystals, hidden)
+        crystals = crystals / graph.atoms_per_crystal[:, None]
+        outputs: torch.Tensor = self.output(nn.functional.silu(self.readout(nn.functional.silu(crystals))))
+        return outputs
+
+
+def sum_segments(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Sum (n_values, n_features) over consecutive segments -> (n_segments, n_features); empty ones give 0.
+
+    Two and a half times faster on a CPU than `index_add`, and deterministic.
+    """
+    summed: torch.Tensor = torch.segment_reduce(values, "sum", lengths=lengths, axis=0)
+    return summed
+
+
+def _linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
+    """Return a linear layer whose weights are not yet set, without drawing from the global random state."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
+    return layer

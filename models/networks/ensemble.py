@@ -1,0 +1,140 @@
+"""Several networks of one shape, differently seeded: their mean predicts, their spread says how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.errors import CheckpointError, DeviceError
+from models.graph import GraphSet
+from models.networks.cgcnn import CGCNN, CGCNNConfig
+from models.training import (
+    Loss,
+    Schedule,
+    TrainingConfig,
+    TrainingLog,
+    TrainingSet,
+    batches,
+    derive_seed,
+    train_network,
+)
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+PREDICT_BATCH = 64
+"""Crystals per forward pass; larger ones are slower on a CPU, whose caches they leave."""
+
+
+class EnsembleConfig(CGCNNConfig, TrainingConfig):
+    """Shape, training and place of an ensemble."""
+
+    device: str = "cpu"
+    """Where it is trained and used: "cpu", "cuda", "cuda:1"..."""
+
+
+class Ensemble:
+    """Networks with what they need to read crystals.
+
+    Args:
+        config: Shape and training.
+        n_outputs: Numbers per crystal.
+        seeds: One seed for the initial weights of each member.
+
+    Raises:
+        DeviceError: `config.device` is not there.
+    """
+
+    def __init__(self, config: EnsembleConfig, n_outputs: int, seeds: Iterable[int]) -> None:
+        self.config = config
+        self.n_outputs = n_outputs
+        self.device = find_device(config.device)
+        self.members = [CGCNN(config, n_outputs, seed).to(self.device).eval() for seed in seeds]
+
+    @classmethod
+    def create(cls, config: EnsembleConfig, n_outputs: int, seed: int) -> Ensemble:
+        """Return an untrained ensemble; the same seed gives the same weights."""
+        return cls(config, n_outputs, [derive_seed(seed, member, 0) for member in range(config.members)])
+
+    @classmethod
+    def from_weights(
+        cls, config: EnsembleConfig, n_outputs: int, weights: Mapping[str, torch.Tensor]
+    ) -> Ensemble:
+        """Rebuild an ensemble from `weights()`.
+
+        Raises:
+            CheckpointError: The weights do not fit the configuration.
+        """
+        ensemble = cls(config, n_outputs, range(config.members))
+        for place, member in enumerate(ensemble.members):
+            prefix = f"member{place}."
+            own = {key.removeprefix(prefix): t for key, t in weights.items() if key.startswith(prefix)}
+            try:
+                member.load_state_dict(own)
+            except RuntimeError as error:
+                raise CheckpointError(
+                    f"the weights of member {place} do not fit the configuration beside them",
+                    cure="use another model version, or train this one again",
+                ) from error
+        return ensemble
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return all tensors under "member<i>.<name>"."""
+        return {
+            f"member{place}.{name}": tensor
+            for place, member in enumerate(self.members)
+            for name, tensor in member.state_dict().items()
+        }
+
+    def graphs(self, structures: Sequence[Structure]) -> GraphSet:
+        """Build the graphs of crystals, as these networks want them.
+
+        Raises:
+            ModelsError: A structure cannot become tensors.
+        """
+        return GraphSet.from_structures(structures, self.config.cutoff_ang, self.config.max_neighbours)
+
+    def outputs(self, graphs: GraphSet) -> npt.NDArray[np.float64]:
+        """Return (n_members, n_crystals, n_outputs)."""
+        found = np.zeros((len(self.members), len(graphs), self.n_outputs))
+        with torch.no_grad():
+            for chosen in batches(len(graphs), PREDICT_BATCH):
+                batch = graphs.batch(chosen, self.device)
+                for place, member in enumerate(self.members):
+                    found[place, chosen] = member(batch).double().cpu().numpy()
+        return found
+
+    def train(
+        self, train: TrainingSet, valid: TrainingSet | None, loss: Loss, schedule: Schedule, seed: int
+    ) -> list[TrainingLog]:
+        """Train every member in place, each on its own order of the crystals.
+
+        Raises:
+            TrainingDataError: No target is known, or a training diverged.
+        """
+        return [
+            train_network(member, train, valid, loss, schedule, derive_seed(seed, place, 1))
+            for place, member in enumerate(self.members)
+        ]
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device that is there.
+
+    Raises:
+        DeviceError: The name is no device, or this machine has none such.
+    """
+    allowed = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError("this is no device", value=name, allowed=allowed) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            "the device is not on this machine", value=name, allowed=allowed, cure="set device: cpu"
+        )
+    return device

@@ -1,0 +1,51 @@
+"""Training and held-out sets that share no composition, so that polymorphs are never split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from models.data import LabelledStructure
+from models.errors import OptionsError
+
+
+def split_by_composition(
+    labelled: Sequence[LabelledStructure], fraction: float, seed: int
+) -> tuple[list[LabelledStructure], list[LabelledStructure]]:
+    """Split by reduced formula into a training set and a held-out set.
+
+    Each formula draws a number from its own hash and the seed, and is held out below `fraction`. So a formula
+    stays on its side when more crystals arrive: what was trained on is never held out later. Only where a
+    side would be empty, the formula nearest to it changes sides.
+
+    Args:
+        labelled: Crystals; their order is kept on both sides.
+        fraction: Expected share of formulas to hold out, 0 to 1.
+        seed: Another seed holds out other formulas.
+
+    Returns:
+        (train, held_out). With fewer than two formulas, or a fraction of 0, nothing is held out.
+
+    Raises:
+        OptionsError: The fraction is not in [0, 1).
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise OptionsError("the share of held-out formulas is impossible", value=fraction, allowed="0 to below 1")
+    formulas = [item.structure.composition.reduced_formula for item in labelled]
+    drawn = {formula: _draw(formula, seed) for formula in set(formulas)}
+    held = {formula for formula, number in drawn.items() if number < fraction}
+    if len(drawn) < 2 or fraction == 0.0:
+        held = set()
+    elif not held:
+        held = {min(drawn, key=lambda formula: (drawn[formula], formula))}
+    elif len(held) == len(drawn):
+        held.remove(max(drawn, key=lambda formula: (drawn[formula], formula)))
+    train = [item for item, formula in zip(labelled, formulas, strict=True) if formula not in held]
+    held_out = [item for item, formula in zip(labelled, formulas, strict=True) if formula in held]
+    return train, held_out
+
+
+def _draw(formula: str, seed: int) -> float:
+    """Return a number in [0, 1) that depends on the formula and the seed only."""
+    digest = hashlib.sha256(f"{seed}:{formula}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2.0**64
