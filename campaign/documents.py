@@ -121,8 +121,6 @@ class RoundDocument(Document):
     index: int
     batches: dict[str, dict[str, Any]] = {}
     """Sampling batch -> {asked, returned, new, seconds}."""
-    deduplicated: dict[str, int] = {}
-    """Campaign-wide screening segments that are complete -> candidates judged."""
     scored: dict[str, int] = {}
     """Scoring chunks that are complete -> candidates scored."""
     to_score: list[list[str]] | None = None
@@ -230,7 +228,7 @@ class ModelDocument(Document):
     created: str
 
 
-class TaskKey(StrEnum):
+class TaskKind(StrEnum):
     """Kinds of tasks; a task's seed comes from (campaign seed, kind, index)."""
 
     SAMPLE = "sample"

@@ -34,8 +34,6 @@ class RoundState:
     batches: frozenset[str] = frozenset()
     members: Mapping[str, Member] = field(default_factory=dict)
     """Candidates by id; emptied once the choice was made."""
-    deduplicated: frozenset[int] = frozenset()
-    """Campaign-scope segments that are complete."""
     to_score: tuple[tuple[str, ...], ...] | None = None
     scored: frozenset[int] = frozenset()
     selected: tuple[str, ...] | None = None
@@ -165,7 +163,6 @@ def project_round(document: Mapping[str, Any], members: Iterable[Member]) -> Rou
         index=document["index"],
         batches=frozenset(document.get("batches", {})),
         members={member.id: member for member in members} if chosen is None else {},
-        deduplicated=frozenset(int(segment) for segment in document.get("deduplicated", {})),
         to_score=None if to_score is None else tuple(tuple(chunk) for chunk in to_score),
         scored=frozenset(int(chunk) for chunk in document.get("scored", {})),
         selected=None if chosen is None else tuple(chosen),

@@ -1,0 +1,275 @@
+"""What the driver decides and writes itself: rounds, choices, references and the judgement of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from campaign import acquisition
+from campaign.config import CampaignConfig
+from campaign.documents import (
+    CandidateStatus,
+    LabelDocument,
+    RoundDocument,
+    derive_seed,
+    label_id,
+    now,
+    round_id,
+)
+from campaign.hull import ReferenceHull
+from campaign.hull_of_labels import EngineHull
+from campaign.orders import current_structure
+from campaign.plan import Action, AddReferences, FixScoring, Judge, OpenRound, Select, Spec
+from campaign.state import CampaignState, project_label, project_round
+from campaign.store import CampaignStore
+
+if TYPE_CHECKING:
+    from campaign.reference import ReferenceEntry, ReferenceSet
+
+
+@dataclass(frozen=True)
+class Decider:
+    """Carries out the actions that need no worker."""
+
+    store: CampaignStore
+    config: CampaignConfig
+    spec: Spec
+    reference: ReferenceSet
+    settings: Mapping[str, Any]
+    """Label settings, as `flows` canonicalises them."""
+    settings_hash: str
+
+    def do(self, action: Action, state: CampaignState) -> CampaignState:
+        """Carry out one action; repeating it changes nothing."""
+        match action:
+            case OpenRound():
+                return self._open_round(action.round, state)
+            case FixScoring():
+                return self._fix_scoring(action.round, state)
+            case Select():
+                return self._select(action, state)
+            case AddReferences():
+                return self._add_references(state)
+            case Judge():
+                return self._judge(action.labels, state)
+        raise TypeError(f"the driver does not do {action!r} itself")
+
+    def _open_round(self, index: int, state: CampaignState) -> CampaignState:
+        name = round_id(self.config.name, index)
+        document = RoundDocument(_id=name, campaign=self.config.name, index=index, created=now()).doc()
+        self.store.insert_new("rounds", [document])
+        self.store.log_event("round_opened", f"round {index} begins", round=index)
+        return state.with_round(project_round(document, ()))
+
+    def _fix_scoring(self, index: int, state: CampaignState) -> CampaignState:
+        """Let this round's survivors compete with the best of the backlog."""
+        fresh = state.rounds[index].survivors(len(self.spec.segments))
+        backlog = self.store.query(
+            "candidates",
+            {"state": CandidateStatus.SCREENED.value, "round": {"$lt": index}},
+            fields=["_id", "score"],
+        )
+        best = sorted(backlog, key=lambda one: (-(one.get("score") or float("-inf")), one["_id"]))
+        ids = fresh + [one["_id"] for one in best[: self.config.acquisition.backlog]]
+        chunks = [list(chunk) for chunk in self.spec.chunks(ids)]
+        fields: dict[str, Any] = {"to_score": chunks}
+        if not self.spec.judges:  # nobody judges: what the screens found is all there is
+            fields["scored"] = {str(place): len(chunk) for place, chunk in enumerate(chunks)}
+        return self._round(index, fields, state)
+
+    def _select(self, action: Select, state: CampaignState) -> CampaignState:
+        """Rank what was scored, write the choice in one write, then make its labels."""
+        competing = [name for chunk in state.rounds[action.round].to_score or () for name in chunk]
+        documents = list(
+            self.store.query(
+                "candidates", {"_id": {"$in": competing}}, fields=["_id", "formula", "predictions", "state"]
+            )
+        )
+        ranked = acquisition.rank(
+            [one for one in documents if one["state"] == CandidateStatus.SCREENED.value],
+            self.config.acquisition,
+            acquisition.surrogate_error(self._surrogate_pairs(action.round, state)),
+            derive_seed(self.config.seed, "select", action.round),
+        )
+        chosen = acquisition.choose(ranked, action.n, self.config.acquisition.max_per_formula)
+        self.store.set_fields_many(
+            "candidates",
+            [
+                (
+                    one.id,
+                    {
+                        "score": one.score,
+                        "predictions.belief_e_above_hull": {"mean": one.belief.mean, "std": one.belief.std},
+                    },
+                )
+                for one in ranked
+            ],
+        )
+        state = self._round(action.round, {"selected": chosen}, state)
+        self.store.log_event(
+            "selected", f"round {action.round}: {len(chosen)} of {len(ranked)} candidates", round=action.round
+        )
+        return self.make_labels(action.round, chosen, state)
+
+    def _surrogate_pairs(self, index: int, state: CampaignState) -> list[tuple[float, float]]:
+        """Return (surrogate, DFT) e_above_hull of the labels that round `index` may know about."""
+        term = self.spec.term(index)
+        found = self.store.query(
+            "labels",
+            {"purpose": "candidate", "state": "done", "round": {"$lt": term}},
+            fields=["predicted.e_above_hull", "result.e_above_hull", "round", "rank"],
+        )
+        pairs = []
+        for one in sorted(found, key=lambda one: (one["round"], one["rank"])):
+            predicted = (one.get("predicted") or {}).get("e_above_hull")
+            computed = (one.get("result") or {}).get("e_above_hull")
+            if predicted is not None and computed is not None:
+                pairs.append((float(predicted), float(computed)))
+        return pairs
+
+    def make_labels(self, index: int, chosen: Iterable[str], state: CampaignState) -> CampaignState:
+        """Make the labels of a choice; those that exist are left as they are."""
+        wanted = list(chosen)
+        candidates = {one["_id"]: one for one in self.store.query("candidates", {"_id": {"$in": wanted}})}
+        documents = [
+            self._label(
+                label_id(name, self.settings_hash),
+                name,
+                candidates[name]["formula"],
+                current_structure(candidates[name]),
+                round=index,
+                rank=rank,
+                predicted=candidates[name].get("predictions") or {},
+                models={
+                    **(candidates[name].get("judged_by") or {}),
+                    candidates[name]["generator"]: candidates[name]["model_version"],
+                },
+            )
+            for rank, name in enumerate(wanted)
+            if name in candidates
+        ]
+        state = self._insert_labels(documents, state)
+        self.store.set_fields_many(
+            "candidates",
+            [
+                (one["candidate_id"], {"label_id": one["_id"], "state": CandidateStatus.SELECTED.value})
+                for one in documents
+                if candidates[one["candidate_id"]]["state"] == CandidateStatus.SCREENED.value
+            ],
+        )
+        return state
+
+    def _add_references(self, state: CampaignState) -> CampaignState:
+        """Make the labels of the elements, and of the hull phases if the hull is the engine's."""
+        documents = [
+            self._label(
+                label_id(f"reference:{entry.entry_id}", self.settings_hash),
+                f"reference:{entry.entry_id}",
+                entry.formula,
+                entry.structure.as_dict() if entry.structure is not None else {},
+                round=-1,
+                rank=0 if len(entry.elements) == 1 else 1,
+                purpose="reference",
+            )
+            for entry in reference_phases(self.config, self.reference)
+        ]
+        state = self._insert_labels(documents, state)
+        self.store.set_fields("campaigns", self.config.name, {"reference.labels_written": True})
+        from dataclasses import replace
+
+        return replace(state, references_known=True)
+
+    def _insert_labels(self, documents: list[dict[str, Any]], state: CampaignState) -> CampaignState:
+        if documents:
+            self.store.insert_new("labels", documents)
+        ids = [document["_id"] for document in documents]
+        stored = self.store.query("labels", {"_id": {"$in": ids}})
+        return state.with_labels(project_label(document) for document in stored)
+
+    def _judge(self, labels: tuple[str, ...], state: CampaignState) -> CampaignState:
+        from pymatgen.core import Composition
+
+        references = list(
+            self.store.query(
+                "labels",
+                {"purpose": "reference", "state": "done", "settings_hash": self.settings_hash},
+                fields=["_id", "formula", "result.energy_per_atom"],
+            )
+        )
+        phases = []
+        if self.config.labels.hull == "reference":
+            within = self.reference.within(self.config.chemistry.elements)
+            phases = [entry for entry in within.hull_entries if len(entry.elements) > 1]
+        hull = EngineHull(references, phases)
+        limit = self.config.labels.stable_ev_per_atom
+        projected = []
+        for name in labels:
+            label = self.store.get("labels", name) or {}
+            found = hull.judge(Composition(label["formula"]), float(label["result"]["energy_per_atom"]))
+            above = found.e_above_hull
+            fields = {
+                "result.formation_energy_per_atom": found.formation_energy_per_atom,
+                "result.e_above_hull": above,
+                "result.stable": label["purpose"] == "candidate" and above is not None and above <= limit,
+                "judged": True,
+            }
+            self.store.set_fields("labels", name, fields)
+            projected.append(project_label(self.store.get("labels", name) or {}))
+            if label["purpose"] == "candidate" and above is not None:
+                self.store.log_event(
+                    "labelled", f"{label['formula']}: e_above_hull {above:+.3f} eV/atom", label=name
+                )
+        return state.with_labels(projected)
+
+    def _label(
+        self, name: str, candidate: str, formula: str, structure: dict[str, Any], **fields: Any
+    ) -> dict[str, Any]:
+        from pymatgen.core import Composition
+
+        return LabelDocument(
+            _id=name,
+            campaign=self.config.name,
+            candidate_id=candidate,
+            flow=self.config.labels.flow,
+            engine=self.config.labels.engine,
+            settings=dict(self.settings),
+            settings_hash=self.settings_hash,
+            formula=formula,
+            chemsys=Composition(formula).chemical_system,
+            structure=structure,
+            created=now(),
+            **fields,
+        ).doc()
+
+    def _round(self, index: int, fields: dict[str, Any], state: CampaignState) -> CampaignState:
+        name = round_id(self.config.name, index)
+        self.store.set_fields("rounds", name, fields)
+        document = self.store.get("rounds", name) or {}
+        return state.with_round(project_round(document, state.rounds[index].members.values()))
+
+
+def reference_phases(config: CampaignConfig, reference: ReferenceSet) -> list[ReferenceEntry]:
+    """Return the phases whose labels put e_above_hull on the engine's scale: elements first.
+
+    Raises:
+        ReferenceDataError: A terminal element, or a phase that the hull needs, has no crystal to compute.
+    """
+    from campaign.errors import ReferenceDataError
+
+    elements = config.chemistry.elements
+    within = reference.within(elements)
+    with_crystal = ReferenceHull([entry for entry in within.hull_entries if entry.structure is not None])
+    with_crystal.check(elements)
+    vertices = ReferenceHull(within.hull_entries).vertices(elements)
+    crystals = {entry.formula: entry for entry in with_crystal.vertices(elements)}
+    chosen = [entry for entry in with_crystal.vertices(elements) if len(entry.elements) == 1]
+    if config.labels.hull == "reference":
+        return chosen
+    missing = [entry.formula for entry in vertices if entry.formula not in crystals]
+    if missing:
+        raise ReferenceDataError(
+            f"hull phases have an energy but no crystal to compute with the engine ({', '.join(missing[:8])})",
+            cure="add their crystals to reference.crystals, or set labels.hull: reference",
+        )
+    return chosen + [entry for entry in vertices if len(entry.elements) > 1]

@@ -1,0 +1,78 @@
+"""Formation energies and hull distances of labels, from the engine's own energies. Pure.
+
+Every energy comes from one engine with one group of settings: formation energies are relative to the elements
+computed so, and with `labels.hull: engine` the competing phases are too, so that errors of the method cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from campaign.errors import ReferenceDataError
+from campaign.hull import ReferenceHull
+from campaign.reference import ReferenceEntry
+
+if TYPE_CHECKING:
+    from pymatgen.core import Composition
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a label's energy means."""
+
+    formation_energy_per_atom: float | None
+    """[eV/atom]; None where an element has no energy with these settings."""
+    e_above_hull: float | None
+    """[eV/atom]; negative below the reference hull."""
+
+
+class EngineHull:
+    """Energies of elements, and of the phases that span the hull, on an engine's scale.
+
+    Args:
+        references: Finished labels of elements and phases: {formula, result: {energy_per_atom}}.
+        phases: Further hull phases by their formation energies on the reference's scale, for
+            `labels.hull: reference`; empty for `engine`.
+    """
+
+    def __init__(self, references: Iterable[Mapping[str, Any]], phases: Iterable[ReferenceEntry]) -> None:
+        from pymatgen.core import Composition
+
+        known = [(Composition(one["formula"]), float(one["result"]["energy_per_atom"])) for one in references]
+        self.elements: dict[str, float] = {}
+        for composition, energy in known:
+            if len(composition.elements) == 1:
+                symbol = composition.elements[0].symbol
+                self.elements[symbol] = min(energy, self.elements.get(symbol, energy))
+        entries = [
+            ReferenceEntry(f"engine-{symbol}", symbol, 0.0, source="engine") for symbol in sorted(self.elements)
+        ]
+        for composition, energy in known:
+            formation = self._formation(composition, energy)
+            if len(composition.elements) > 1 and formation is not None:
+                entries.append(
+                    ReferenceEntry("engine-phase", composition.reduced_formula, formation, source="engine")
+                )
+        entries += [phase for phase in phases if len(phase.elements) > 1]
+        self._hull = ReferenceHull(entries) if entries else None
+
+    def judge(self, composition: Composition, energy_per_atom: float) -> Judgement:
+        """Return formation energy and hull distance of an energy [eV/atom] from the same engine and settings."""
+        formation = self._formation(composition, energy_per_atom)
+        if formation is None or self._hull is None:
+            return Judgement(None, None)
+        try:
+            return Judgement(formation, self._hull.e_above_hull(composition, formation))
+        except ReferenceDataError:
+            return Judgement(formation, None)
+
+    def _formation(self, composition: Composition, energy_per_atom: float) -> float | None:
+        fractions = composition.fractional_composition
+        total = 0.0
+        for element in fractions.elements:
+            if element.symbol not in self.elements:
+                return None
+            total += fractions[element] * self.elements[element.symbol]
+        return energy_per_atom - total

@@ -1,0 +1,215 @@
+"""From an action to the document that a worker gets: reads the store, decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from campaign import tasks
+from campaign.config import CampaignConfig
+from campaign.documents import derive_seed
+from campaign.plan import Action, BuildLabel, RunJob, Sample, Score, Screen, Spec, Train
+from campaign.run_folder import RunFolder
+from campaign.state import CampaignState
+from campaign.store import CampaignStore
+
+Order = tuple[Callable[[dict[str, Any]], dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ModelRole:
+    """What a model key stands for."""
+
+    key: str
+    role: str
+    """`generator`, `head` or `discriminator`."""
+    kind: str
+    options: Mapping[str, Any]
+
+
+def model_roles(config: CampaignConfig) -> dict[str, ModelRole]:
+    """Return every model of a configuration by its key, generators first."""
+    named = [
+        *(("generator", spec) for spec in config.generators),
+        *(("head", spec) for spec in config.learn.heads),
+        *(("discriminator", spec) for spec in config.learn.discriminators),
+    ]
+    roles: dict[str, ModelRole] = {}
+    for role, spec in named:
+        number = sum(other.role == role for other in roles.values())
+        key = f"{role}-{number}-{spec.kind.replace(':', '.')}"
+        roles[key] = ModelRole(key, role, spec.kind, spec.options)
+    return roles
+
+
+@dataclass(frozen=True)
+class OrderBook:
+    """Writes orders for one campaign."""
+
+    store: CampaignStore
+    config: CampaignConfig
+    spec: Spec
+    roles: Mapping[str, ModelRole]
+    folder: RunFolder
+    reference: str
+    """Absolute path of the prepared reference."""
+
+    def order(self, action: Action, state: CampaignState) -> Order:
+        """Return the function and the document of a task."""
+        match action:
+            case Sample():
+                return tasks.sample, self._sample(action, state)
+            case Screen():
+                return tasks.screen, self._screen(action, state)
+            case Score():
+                return tasks.score, self._score(action, state)
+            case BuildLabel():
+                return tasks.build_label, self._build(action)
+            case RunJob():
+                return tasks.run_job, self._job(action, state)
+            case Train():
+                return tasks.train, self._train(action, state)
+        raise TypeError(f"no worker does {action!r}")
+
+    def _sample(self, action: Sample, state: CampaignState) -> dict[str, Any]:
+        role = self.roles[self.spec.generators[action.generator]]
+        version = state.version(role.key, self.spec.term(action.round))
+        chemistry = self.config.chemistry
+        return {
+            "kind": role.kind,
+            "checkpoint": version.checkpoint if version else None,
+            "n": action.n,
+            "seed": action.seed,
+            "conditions": {
+                "elements": list(chemistry.elements),
+                "n_elements": list(chemistry.n_elements),
+                "max_atoms": chemistry.max_atoms,
+            },
+        }
+
+    def _screen(self, action: Screen, state: CampaignState) -> dict[str, Any]:
+        segment = self.spec.segments[action.segment]
+        documents = self._candidates(action.ids, ["structure", "screened_structure", "predictions", "bucket"])
+        earlier: dict[str, list[list[Any]]] = {}
+        if segment.campaign_scope:
+            earlier = self._earlier({document["bucket"] for document in documents}, action)
+        return {
+            "items": [
+                {"id": one["_id"], "structure": current_structure(one), "values": one.get("predictions") or {}}
+                for one in documents
+            ],
+            "screens": [[kind, dict(options)] for kind, options in segment.screens],
+            "surrogate": self.config.surrogate.model_dump(mode="json"),
+            "reference": self.reference,
+            "earlier": earlier,
+            "seed": derive_seed(self.config.seed, "screen", action.round, action.segment),
+            "elements": list(self.config.chemistry.elements),
+        }
+
+    def _earlier(self, buckets: set[str], action: Screen) -> dict[str, list[list[Any]]]:
+        """Return the candidates of earlier rounds that passed this segment, by bucket, in order of making."""
+        found = self.store.query(
+            "candidates",
+            {"bucket": {"$in": sorted(buckets)}, "round": {"$lt": action.round}, "segment": {"$gt": action.segment}},
+            fields=["_id", "bucket", "round", "order", "structure", "screened_structure"],
+        )
+        earlier: dict[str, list[list[Any]]] = {}
+        for one in sorted(found, key=lambda one: (one["round"], one["order"])):
+            earlier.setdefault(one["bucket"], []).append([one["_id"], current_structure(one)])
+        return earlier
+
+    def _score(self, action: Score, state: CampaignState) -> dict[str, Any]:
+        documents = self._candidates(action.ids, ["structure", "screened_structure"])
+        judges = []
+        for key in self.spec.judges:
+            version = state.version(key, self.spec.term(action.round))
+            if version is not None:
+                role = self.roles[key]
+                judges.append(
+                    {"key": key, "role": role.role, "kind": role.kind, "checkpoint": version.checkpoint}
+                )
+        return {
+            "items": [{"id": one["_id"], "structure": current_structure(one)} for one in documents],
+            "judges": judges,
+            "reference": self.reference,
+        }
+
+    def _build(self, action: BuildLabel) -> dict[str, Any]:
+        label = self.store.get("labels", action.label) or {}
+        labels = self.config.labels
+        return {
+            "structure": label["structure"],
+            "flow": labels.flow,
+            "engine": labels.engine,
+            "engine_options": labels.engine_options,
+            "flow_options": labels.flow_options,
+        }
+
+    def _job(self, action: RunJob, state: CampaignState) -> dict[str, Any]:
+        flow = self.store.get("flows", action.label) or {"jobs": []}
+        record = next(
+            job for job in flow["jobs"] if job["uuid"] == action.job and job["index"] == action.index
+        )
+        uuids = sorted({job.uuid for job in state.labels[action.label].jobs})
+        upstream = list(self.store.query("jobs", {"uuid": {"$in": uuids}}))
+        folder = self.folder.work / action.label / f"{action.job}-{action.index}"
+        return {"job": record["job"], "upstream": upstream, "work_dir": str(folder)}
+
+    def _train(self, action: Train, state: CampaignState) -> dict[str, Any]:
+        role, learn = self.roles[action.model], self.config.learn
+        parent = state.version(action.model, action.term - 1) if action.term > 0 else None
+        return {
+            "role": role.role,
+            "kind": role.kind,
+            "options": dict(role.options),
+            "parent": parent.checkpoint if parent else None,
+            "reference": self.reference,
+            "labelled": self._labelled(action.term, state),
+            "conditions": self.config.chemistry.model_dump(mode="json"),
+            "holdout_fraction": learn.holdout_fraction,
+            "stable_ev_per_atom": learn.stable_ev_per_atom,
+            "max_reference": learn.max_reference,
+            "gate_tolerance": learn.gate_tolerance,
+            "split_seed": derive_seed(self.config.seed, "split"),
+            "seed": derive_seed(self.config.seed, "train", action.model, action.term),
+            "folder": str(self.folder.models / f"{action.model}-t{action.term:04d}"),
+        }
+
+    def _labelled(self, term: int, state: CampaignState) -> list[dict[str, Any]]:
+        """Return the labels of the rounds before `term`, in order of choice."""
+        chosen = [
+            state.by_candidate[candidate]
+            for index in range(term)
+            for candidate in (state.rounds[index].selected or ())
+            if candidate in state.by_candidate
+        ]
+        found = self.store.query(
+            "labels",
+            {"_id": {"$in": chosen}, "state": "done", "result.e_above_hull": {"$ne": None}},
+            fields=["_id", "round", "rank", "result.structure", "result.formation_energy_per_atom", "result.e_above_hull"],
+        )
+        return [
+            {
+                "id": one["_id"],
+                "structure": one["result"]["structure"],
+                "formation_energy_per_atom": one["result"]["formation_energy_per_atom"],
+                "e_above_hull": one["result"]["e_above_hull"],
+            }
+            for one in sorted(found, key=lambda one: (one["round"], one["rank"], one["_id"]))
+        ]
+
+    def _candidates(self, ids: Iterable[str], fields: list[str]) -> list[dict[str, Any]]:
+        """Return the candidates in the order of `ids`."""
+        wanted = list(ids)
+        found = {
+            one["_id"]: one
+            for one in self.store.query("candidates", {"_id": {"$in": wanted}}, fields=["_id", *fields])
+        }
+        return [found[name] for name in wanted if name in found]
+
+
+def current_structure(candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a candidate's structure after the screens so far."""
+    structure: dict[str, Any] = candidate.get("screened_structure") or candidate["structure"]
+    return structure

@@ -1,0 +1,298 @@
+"""Writes what tasks brought back: small idempotent writes, ordered so that a crash between any two is harmless.
+
+Each method writes documents and returns the state with exactly those documents projected again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from campaign.documents import (
+    CandidateDocument,
+    CandidateStatus,
+    LabelStatus,
+    ModelDocument,
+    ModelStatus,
+    now,
+    round_id,
+    version_id,
+)
+from campaign.failures import try_again
+from campaign.plan import BuildLabel, RunJob, Sample, Score, Screen, Spec, Train
+from campaign.state import (
+    MEMBER_FIELDS,
+    CampaignState,
+    Member,
+    RoundState,
+    project_label,
+    project_member,
+    project_model,
+    project_round,
+)
+from campaign.store import CampaignStore
+
+BATCH_STRIDE = 100_000
+"""Places that each sampling batch reserves in the order of its round."""
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Writes results of one campaign."""
+
+    store: CampaignStore
+    campaign: str
+    spec: Spec
+
+    def sampled(self, action: Sample, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
+        """Add the new candidates of a batch, then tick the batch off; repeating it adds nothing."""
+        place = [name for name, *_ in self.spec.batches(action.round)].index(action.batch)
+        first = place * BATCH_STRIDE
+        key = self.spec.generators[action.generator]
+        version = state.version(key, self.spec.term(action.round))
+        documents = [
+            CandidateDocument(
+                _id=one["id"],
+                campaign=self.campaign,
+                round=action.round,
+                order=first + number,
+                formula=one["formula"],
+                chemsys=one["chemsys"],
+                n_atoms=one["n_atoms"],
+                spacegroup=one["spacegroup"],
+                generator=key,
+                model_version=version.id if version else "",
+                seed=action.seed,
+                structure=one["structure"],
+                bucket=one["bucket"],
+                created=now(),
+            ).doc()
+            for number, one in enumerate(result["candidates"])
+        ]
+        if documents:
+            self.store.insert_new("candidates", documents)
+        range_of_batch = {"round": action.round, "order": {"$gte": first, "$lt": first + BATCH_STRIDE}}
+        members = [
+            project_member(document)
+            for document in self.store.query("candidates", range_of_batch, fields=MEMBER_FIELDS)
+        ]
+        summary = {
+            "asked": action.n,
+            "returned": len(documents),
+            "new": len(members),
+            "generator": key,
+            "seconds": result.get("seconds", 0.0),
+        }
+        return self._round(
+            action.round, {f"batches.{action.batch}": summary}, state, {member.id: member for member in members}
+        )
+
+    def screened(self, action: Screen, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
+        """Write the outcome of a segment for each candidate."""
+        last = action.segment == len(self.spec.segments) - 1
+        members, updates = {}, []
+        known = state.rounds[action.round].members
+        for outcome in result["outcomes"]:
+            name = outcome["candidate_id"]
+            fields: dict[str, Any] = {f"predictions.{key}": value for key, value in outcome["values"].items()}
+            if outcome.get("structure") is not None:
+                fields["screened_structure"] = outcome["structure"]
+            if outcome["passed"]:
+                fields["segment"] = action.segment + 1
+                if last:
+                    fields["state"] = CandidateStatus.SCREENED.value
+            else:
+                fields |= {
+                    "state": CandidateStatus.REJECTED.value,
+                    "rejected_by": outcome["rejected_by"],
+                    "reason": outcome["reason"],
+                }
+            updates.append((name, fields))
+            segment = action.segment + int(outcome["passed"])
+            members[name] = Member(name, known[name].order, segment, rejected=not outcome["passed"])
+        self.store.set_fields_many("candidates", updates)
+        current = state.rounds[action.round]
+        return state.with_round(_with_members(current, members))
+
+    def scored(self, action: Score, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
+        """Write what heads and discriminators said, then tick the chunk off."""
+        term = self.spec.term(action.round)
+        versions = {key: state.version(key, term) for key in self.spec.judges}
+        judged_by = {key: version.id for key, version in versions.items() if version is not None}
+        updates = [
+            (name, {f"predictions.{key}": value for key, value in values.items()} | {"judged_by": judged_by})
+            for name, values in result["predictions"].items()
+        ]
+        self.store.set_fields_many("candidates", updates)
+        return self._round(action.round, {f"scored.{action.chunk}": len(action.ids)}, state)
+
+    def built(self, action: BuildLabel, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
+        """Persist a flow before any of its jobs runs: its uuids are what results are found by."""
+        stored = self.store.get("flows", action.label)
+        if stored is None:
+            stored = {"_id": action.label, "jobs": result["jobs"], "output_uuid": result["output_uuid"]}
+            self.store.put("flows", stored)
+        jobs = [_job_summary(job) for job in stored["jobs"]]
+        return self._label(action.label, {"jobs": jobs}, state)
+
+    def job_started(self, action: RunJob, state: CampaignState) -> CampaignState:
+        """Mark a job as given to a pool."""
+        label = self._get("labels", action.label)
+        jobs = _with_job_state(label["jobs"], action, LabelStatus.RUNNING)
+        if label["purpose"] == "candidate" and label["state"] == LabelStatus.QUEUED:
+            self.store.set_fields("candidates", label["candidate_id"], {"state": CandidateStatus.LABELLING.value})
+        return self._label(action.label, {"jobs": jobs, "state": LabelStatus.RUNNING.value}, state)
+
+    def job_done(self, action: RunJob, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
+        """Store a job's output, then the jobs it asked for, then the label's progress."""
+        for document in result["docs"]:
+            self.store.put("jobs", {**document, "_id": f"{document['uuid']}-{document['index']}"})
+        for document in result.get("data") or []:
+            self.store.put("data", {**document, "_id": document.get("blob_uuid") or document["_id"]})
+        flow = self._get("flows", action.label)
+        known = {(job["uuid"], job["index"]) for job in flow["jobs"]}
+        added = [job for job in result.get("new_jobs") or [] if (job["uuid"], job["index"]) not in known]
+        if added:
+            flow = {**flow, "jobs": [*flow["jobs"], *added]}
+            self.store.put("flows", flow)
+        label = self._get("labels", action.label)
+        jobs = _with_job_state(label["jobs"], action, LabelStatus.DONE)
+        have = {(job["uuid"], job["index"]) for job in jobs}
+        jobs += [_job_summary(job) for job in flow["jobs"] if (job["uuid"], job["index"]) not in have]
+        fields: dict[str, Any] = {
+            "jobs": jobs,
+            "attempts": [*label["attempts"], _attempt(action, result, None)],
+            "core_hours": label["core_hours"] + float(result.get("core_hours") or 0.0),
+        }
+        if all(job["state"] == LabelStatus.DONE for job in jobs):
+            fields |= {
+                "state": LabelStatus.DONE.value,
+                "result": self._output(flow["output_uuid"]),
+                "ended": now(),
+            }
+        return self._ended(label, action.label, fields, CandidateStatus.LABELLED, state)
+
+    def job_failed(
+        self, action: RunJob, result: Mapping[str, Any], max_attempts: int, state: CampaignState
+    ) -> CampaignState:
+        """Note a failed try; queue the job again, or give the label up."""
+        label = self._get("labels", action.label)
+        failure = result["failure"]
+        attempts = [*label["attempts"], _attempt(action, result, failure)]
+        causes = [
+            one["cause"] for one in attempts if one["job"] == action.job and one["index"] == action.index and one["cause"]
+        ]
+        again = try_again(causes, max_attempts)
+        outcome = LabelStatus.QUEUED if again else LabelStatus.FAILED
+        fields: dict[str, Any] = {"jobs": _with_job_state(label["jobs"], action, outcome), "attempts": attempts}
+        spent = float(result.get("core_hours") or 0.0)
+        fields["core_hours"] = label["core_hours"] + spent
+        if not again:
+            fields |= {"state": LabelStatus.FAILED.value, "failure": dict(failure), "ended": now()}
+        self.store.log_event(
+            "job_retried" if again else "label_failed",
+            f"{label['formula']}: {failure['cause']}: {failure['message']}",
+            label=action.label,
+            cause=failure["cause"],
+        )
+        return self._ended(label, action.label, fields, CandidateStatus.FAILED, state)
+
+    def trained(self, action: Train, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
+        """Write a model version with its verdict; it is final."""
+        parent = state.version(action.model, action.term - 1) if action.term > 0 else None
+        document = ModelDocument(
+            _id=version_id(self.campaign, action.model, action.term),
+            campaign=self.campaign,
+            key=action.model,
+            term=action.term,
+            state=ModelStatus.PROMOTED if result["promoted"] else ModelStatus.REJECTED,
+            parent=parent.id if parent else None,
+            labels=result["labels"],
+            metrics_before=result["metrics_before"],
+            metrics_after=result["metrics_after"],
+            verdict=result["verdict"],
+            checkpoint=result["checkpoint"],
+            sha256=result["sha256"],
+            seconds=result.get("seconds", 0.0),
+            created=now(),
+        ).doc()
+        self.store.put("models", document)
+        self.store.log_event("model_" + document["state"], f"{document['_id']}: {document['verdict']}")
+        return state.with_model(project_model(document))
+
+    def _ended(
+        self,
+        label: Mapping[str, Any],
+        name: str,
+        fields: dict[str, Any],
+        candidate_state: CandidateStatus,
+        state: CampaignState,
+    ) -> CampaignState:
+        """Write a label, and its candidate's state if the label became final."""
+        state = self._label(name, fields, state)
+        if state.labels[name].final and label["purpose"] == "candidate":
+            self.store.set_fields("candidates", label["candidate_id"], {"state": candidate_state.value})
+        return state
+
+    def _output(self, uuid: str) -> dict[str, Any]:
+        newest = max(self.store.query("jobs", {"uuid": uuid}), key=lambda document: document["index"])
+        output: dict[str, Any] = newest["output"]
+        return output
+
+    def _label(self, name: str, fields: dict[str, Any], state: CampaignState) -> CampaignState:
+        self.store.set_fields("labels", name, fields)
+        return state.with_labels([project_label(self._get("labels", name))])
+
+    def _round(
+        self,
+        index: int,
+        fields: dict[str, Any],
+        state: CampaignState,
+        members: Mapping[str, Member] | None = None,
+    ) -> CampaignState:
+        name = round_id(self.campaign, index)
+        self.store.set_fields("rounds", name, fields)
+        every = {**state.rounds[index].members, **(members or {})}
+        return state.with_round(project_round(self._get("rounds", name), every.values()))
+
+    def _get(self, collection: str, name: str) -> dict[str, Any]:
+        document = self.store.get(collection, name)
+        if document is None:
+            raise KeyError(f"{collection} has no document {name}")
+        return document
+
+
+def _with_members(current: RoundState, members: Mapping[str, Member]) -> RoundState:
+    return replace(current, members={**current.members, **members})
+
+
+def _job_summary(job: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "uuid": job["uuid"],
+        "index": job["index"],
+        "name": job["name"],
+        "parents": list(job["parents"]),
+        "state": LabelStatus.QUEUED.value,
+    }
+
+
+def _with_job_state(jobs: list[dict[str, Any]], action: RunJob, state: LabelStatus) -> list[dict[str, Any]]:
+    return [
+        {**job, "state": state.value} if (job["uuid"], job["index"]) == (action.job, action.index) else job
+        for job in jobs
+    ]
+
+
+def _attempt(action: RunJob, result: Mapping[str, Any], failure: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "job": action.job,
+        "index": action.index,
+        "host": result.get("host"),
+        "pid": result.get("pid"),
+        "started": result.get("started"),
+        "ended": result.get("ended"),
+        "reused": bool(result.get("reused")),
+        "cause": failure["cause"] if failure else None,
+        "message": failure["message"] if failure else None,
+    }

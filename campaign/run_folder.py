@@ -1,0 +1,138 @@
+"""A campaign's folder: its configuration, store file, checkpoints, logs and the work of its tasks.
+
+    <run folder>/
+      campaign.yaml      the configuration as launched, every default filled in
+      store.sqlite       the embedded store, if no MongoDB is used
+      reference/         prepared reference data
+      models/            checkpoints, one folder per version
+      work/              one folder per label and job
+      logs/              driver, pools, workers
+      control/           requests to the driver (`campaign stop`)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from campaign.config import CampaignConfig, config_document, load_config
+from campaign.errors import ConfigError, RunNotFoundError, StoreFullError
+from campaign.store import CampaignStore
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one campaign; every path is absolute."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration as launched."""
+        return self.path / "campaign.yaml"
+
+    @property
+    def models(self) -> Path:
+        """Checkpoints."""
+        return self.path / "models"
+
+    @property
+    def work(self) -> Path:
+        """Working folders of label jobs."""
+        return self.path / "work"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the driver and the pools."""
+        return self.path / "logs"
+
+    @property
+    def stop_file(self) -> Path:
+        """Request of `campaign stop`."""
+        return self.path / "control" / "stop.json"
+
+    def create(self) -> None:
+        """Make the folders."""
+        for folder in (self.models, self.work, self.logs, self.stop_file.parent, self.path / "reference"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def config(self) -> CampaignConfig:
+        """Return the configuration as launched."""
+        return load_config(self.config_file)
+
+    def write_config(self, config: CampaignConfig) -> None:
+        """Write the configuration, with every default, for resume and for people."""
+        text = yaml.safe_dump(config_document(config), sort_keys=False, allow_unicode=True)
+        write_atomic(self.config_file, "# As launched, with every default. Edit your own file instead.\n" + text)
+
+    def store(self, *, read_only: bool = True) -> CampaignStore:
+        """Open the campaign's store."""
+        return CampaignStore.open(located_store(self.config()), self.path, read_only=read_only)
+
+    def stop_request(self) -> str | None:
+        """Return `drain` or `now` if a stop was asked for; a torn file counts as `drain`."""
+        try:
+            return str(json.loads(self.stop_file.read_text())["mode"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return "drain"
+
+
+def located_store(config: CampaignConfig) -> Any:
+    """Return the store's configuration with the database named after the campaign where none is given."""
+    if config.store.kind == "mongodb" and config.store.database is None:
+        return config.store.model_copy(update={"database": config.name})
+    return config.store
+
+
+def default_run_folder(config_file: Path, config: CampaignConfig) -> RunFolder:
+    """Return the folder of a campaign that was given none: named after it, beside its YAML."""
+    return RunFolder((config_file.resolve().parent / config.name).absolute())
+
+
+def find_run(path: Path) -> RunFolder:
+    """Return the campaign that RUN names: its folder, or the campaign.yaml that was launched.
+
+    Raises:
+        RunNotFoundError: There is no campaign there.
+    """
+    resolved = path.expanduser().resolve()
+    if resolved.is_file():
+        try:
+            folder = default_run_folder(resolved, load_config(resolved))
+        except ConfigError as error:
+            raise RunNotFoundError("RUN is no campaign", value=str(path), cure=error.one_line()) from None
+    else:
+        folder = RunFolder(resolved)
+    if not folder.config_file.is_file():
+        raise RunNotFoundError(
+            "there is no campaign",
+            value=str(path),
+            allowed="the run folder of a launched campaign, or its campaign.yaml",
+            cure="start one with `campaign launch campaign.yaml`",
+        )
+    return folder
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees the old or the new content and nothing between.
+
+    Raises:
+        StoreFullError: No space is left on the device.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreFullError(f"cannot write {path}", value=error.strerror, cure="free space, then resume") from None

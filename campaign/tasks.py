@@ -1,0 +1,192 @@
+"""What runs on workers: top-level functions from plain documents to plain documents.
+
+The one door from `campaign` to `models` and `flows`. Imports are inside the functions, so that naming a task in
+the driver imports nothing heavy. No task talks to the store, and each can be repeated: its seed is in its document.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache, wraps
+from pathlib import Path
+from typing import Any
+
+Task = dict[str, Any]
+Result = dict[str, Any]
+
+
+def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
+    """Add where and how long a task ran: `host`, `pid`, `seconds`."""
+
+    @wraps(function)
+    def run(task: Task) -> Result:
+        begin = time.monotonic()
+        result = function(task)
+        where = {"host": socket.gethostname(), "pid": os.getpid(), "seconds": time.monotonic() - begin}
+        return {**where, **result}
+
+    return run
+
+
+@timed
+def sample(task: Task) -> Result:
+    """Sample crystals from a generator.
+
+    Args:
+        task: `kind`, `options`, `checkpoint`, `n`, `seed`, `conditions` {elements, n_elements, max_atoms}.
+
+    Returns:
+        `candidates`: id, formula, chemsys, n_atoms, spacegroup, bucket, structure and provenance of each.
+    """
+    from campaign.description import describe
+    from models.data import Conditions
+
+    generator = _model("generator", task["kind"], task["checkpoint"])
+    conditions = Conditions(
+        elements=tuple(task["conditions"]["elements"]),
+        n_elements=tuple(task["conditions"]["n_elements"]),
+        max_atoms=task["conditions"]["max_atoms"],
+    )
+    found = []
+    for structure in generator.sample(task["n"], conditions, task["seed"]):
+        described = describe(structure)
+        if described is not None:
+            found.append({**described, "structure": structure.as_dict()})
+    return {"candidates": found}
+
+
+@timed
+def screen(task: Task) -> Result:
+    """Apply a segment of screens to candidates.
+
+    Args:
+        task: `items` [{id, structure, values}], `screens` [[kind, options]], `surrogate` {kind, options},
+            `reference` (path), `earlier` {bucket: [[id, structure]]}, `seed`, `elements`.
+
+    Returns:
+        `outcomes`: candidate_id, passed, rejected_by, reason, values, structure (if replaced), seconds.
+    """
+    from pymatgen.core import Structure
+
+    from campaign.reference import load_prepared
+    from campaign.screening import ScreenContext, ScreenItem, run_segment
+
+    items = [ScreenItem(one["id"], Structure.from_dict(one["structure"]), one["values"]) for one in task["items"]]
+    context = ScreenContext(
+        reference=load_prepared(Path(task["reference"])),
+        surrogate=_LazySurrogate(task["surrogate"]),
+        earlier={
+            bucket: [(name, Structure.from_dict(structure)) for name, structure in ones]
+            for bucket, ones in task["earlier"].items()
+        },
+        seed=task["seed"],
+        elements=tuple(task["elements"]),
+    )
+    outcomes = run_segment(items, [(kind, options) for kind, options in task["screens"]], context)
+    return {"outcomes": [outcome.document() for outcome in outcomes]}
+
+
+@timed
+def score(task: Task) -> Result:
+    """Let property heads and discriminators judge candidates.
+
+    Args:
+        task: `items` [{id, structure}], `judges` [{key, role, kind, checkpoint}], `reference` (path).
+
+    Returns:
+        `predictions`: id -> {name: {mean, std} or number}; heads of the formation energy also give
+        `head_e_above_hull`, against the reference hull.
+    """
+    from pymatgen.core import Structure
+
+    structures = [Structure.from_dict(one["structure"]) for one in task["items"]]
+    predictions: dict[str, dict[str, Any]] = {one["id"]: {} for one in task["items"]}
+    for judge in task["judges"]:
+        model = _model(judge["role"], judge["kind"], judge["checkpoint"])
+        if judge["role"] == "discriminator":
+            probabilities = model.probability(structures)
+            for one, probability in zip(task["items"], probabilities, strict=True):
+                predictions[one["id"]].setdefault("stable_probability", float(probability))
+            continue
+        predicted = model.predict(structures)
+        for row, one in enumerate(task["items"]):
+            for column, name in enumerate(model.properties):
+                value = {"mean": float(predicted.mean[row, column]), "std": float(predicted.std[row, column])}
+                predictions[one["id"]].setdefault(f"head_{name}", value)
+    hull = _hull(task["reference"])
+    for one, structure in zip(task["items"], structures, strict=True):
+        energy = predictions[one["id"]].get("head_formation_energy_per_atom")
+        if energy is not None:
+            above = hull.e_above_hull(structure.composition, energy["mean"])
+            predictions[one["id"]]["head_e_above_hull"] = {"mean": above, "std": energy["std"]}
+    return {"predictions": predictions}
+
+
+@timed
+def build_label(task: Task) -> Result:
+    """Build the jobflow flow of a label; see `flows.run.build_label`."""
+    from flows.run import build_label as build
+
+    return build(
+        task["structure"], task["flow"], task["engine"], task["engine_options"], task["flow_options"]
+    )
+
+
+def run_job(task: Task) -> Result:
+    """Run one job of a label; see `flows.run.run_job_once`."""
+    from flows.run import run_job_once
+
+    return run_job_once(task["job"], task["upstream"], task["work_dir"])
+
+
+@timed
+def train(task: Task) -> Result:
+    """Fit or fine-tune a model and hold it against its parent; see `campaign.training_task`."""
+    from campaign.training_task import train_model
+
+    return train_model(task)
+
+
+class _LazySurrogate:
+    """Loads the surrogate at first use, once per worker: most segments need none."""
+
+    def __init__(self, named: Mapping[str, Any]) -> None:
+        self._named = named
+
+    def __getattr__(self, name: str) -> Any:
+        surrogate = _surrogate(self._named["kind"], _frozen(self._named["options"]))
+        return getattr(surrogate, name)
+
+
+def _frozen(options: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(options, sort_keys=True)
+
+
+@lru_cache(maxsize=2)
+def _surrogate(kind: str, options: str) -> Any:
+    import json
+
+    from models.registry import SURROGATES, build
+
+    return build(kind, SURROGATES, "surrogate", json.loads(options))
+
+
+@lru_cache(maxsize=8)
+def _model(role: str, kind: str, checkpoint: str) -> Any:
+    """Load a model version once per worker."""
+    from campaign.training_task import model_class
+
+    return model_class(role, kind).load(Path(checkpoint))
+
+
+@lru_cache(maxsize=2)
+def _hull(reference: str) -> Any:
+    from campaign.hull import ReferenceHull
+    from campaign.reference import load_prepared
+
+    return ReferenceHull(load_prepared(Path(reference)).hull_entries)
