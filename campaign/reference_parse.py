@@ -98,7 +98,7 @@ def entries_of_table(table: pa.Table, source: str) -> tuple[list[ReferenceEntry]
 def _raw_of_row(
     lattice: np.ndarray | None, numbers: np.ndarray | None, coords: np.ndarray | None
 ) -> RawCrystal | None:
-    """Shape one row's flat arrays; arrays of a wrong length stay flat, and `RawCrystal.problem` names them."""
+    """Shape one row's flat arrays; those of a wrong length stay flat, and `RawCrystal.problem` names them."""
     if lattice is None or numbers is None or coords is None:
         return None
     return RawCrystal(

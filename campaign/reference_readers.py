@@ -7,8 +7,9 @@ Layouts:
   three holds energies only. Any other column is ignored.
 * **JSON, JSON.gz**: a list of objects, or an object with that list under `entries`. An object holds a
   crystal, either a pymatgen `structure` or the Parquet columns by name, and the energies by the same names;
-  or it is a pymatgen `ComputedStructureEntry` with total energies, which are then taken relative to the elements of the
-  same file. Nothing in the file is executed: of pymatgen's JSON only lattice and sites are read.
+  or it is a pymatgen `ComputedStructureEntry` with total energies, which are then taken relative to the
+  elements of the same file. Nothing in the file is executed: of pymatgen's JSON only lattice and sites are
+  read.
 * **CIF folder**: every `*.cif` below it; `energies.csv` or `energies.json` beside them may give
   `formation_energy_per_atom` and `e_above_hull` for the file named in its first column (`file` or `id`).
   Without energies the crystals serve as prototypes only.
