@@ -1,0 +1,244 @@
+"""Pools: where tasks run. One interface over threads, plain processes and Parsl.
+
+A pool takes top-level functions of plain documents and gives `concurrent.futures.Future`s. Nothing is retried
+in here: the driver's own list of attempts decides, because only it knows what a second try costs. What must not
+be lost is the cause, so every broken worker, node or pool comes back as an exception that `classify_exception`
+names.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import platform
+from collections.abc import Callable, Mapping
+from concurrent.futures import (
+    BrokenExecutor,
+    Future,
+    InvalidStateError,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from campaign.processes import MARKER, end_carrying, new_marker, start_worker
+from campaign.site import PoolSize, Site, cores_available, gpus_visible, size_pools
+
+PoolKind = Literal["parsl", "processes", "threads"]
+
+_NODE_LOST = {
+    "BrokenProcessPool", "BrokenExecutor", "WorkerLost", "ManagerLost", "PoolLostError", "BadStateException",
+    "VersionMismatch",
+}  # fmt: skip
+_OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}
+_WALLTIME = {"AppTimeout", "TimeoutExpired", "WalltimeError"}
+_MEMORY_WORDS = ("out of memory", "cannot allocate memory", "bad_alloc", "unable to allocate", "oom-kill")
+_WALLTIME_WORDS = ("due to time limit", "exceeded walltime", "walltime limit")
+
+
+class PoolLostError(RuntimeError):
+    """A pool broke down as a whole; the tasks it held did not fail by themselves."""
+
+
+class Pools(Protocol):
+    """What the driver needs of an executor: named pools, each with a number of slots."""
+
+    @property
+    def slots(self) -> Mapping[str, int]:
+        """Pool name -> tasks that run at a time."""
+
+    def submit(self, pool: str, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `function(*args)` in `pool`; function, arguments and result must pickle."""
+
+    def block_ids(self) -> list[dict[str, Any]]:
+        """Return what a later driver needs to find what this one left: JSON-able, one document per block."""
+
+    def close(self, cancel: bool) -> None:
+        """End the pools: after all submitted tasks, or at once with the tasks' futures cancelled."""
+
+
+def open_pools(site: Site, run_dir: Path, kind: PoolKind = "parsl") -> Pools:
+    """Start the site's pools.
+
+    Args:
+        site: The site.
+        run_dir: Folder for logs and scripts (created; made absolute).
+        kind: `parsl` for campaigns; `processes` and `threads` for tests and very small machines.
+
+    Raises:
+        SiteError: A pool cannot be sized or does not start.
+    """
+    if kind == "parsl":
+        from campaign.parsl_pools import ParslPools
+
+        return ParslPools(site, run_dir)
+    sizes = site_sizes(site)
+    return ThreadPools(sizes) if kind == "threads" else ProcessPools(sizes, environment=site.environment)
+
+
+def site_sizes(site: Site) -> dict[str, PoolSize]:
+    """Return the sizes of the site's pools on this machine."""
+    return size_pools(site, cores_available(), gpus_visible(os.environ))
+
+
+def worker_environment(size: PoolSize, site_environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a pool's workers: threads as cores, no GPU unless it has one, then the site's.
+
+    Two OpenMP threads on one contended core are ten times slower than one.
+    """
+    threads = str(size.cores_per_worker)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+             "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")  # fmt: skip
+    environment = dict.fromkeys(names, threads)
+    if not size.accelerators:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return {**environment, "PYTHONUNBUFFERED": "1", "SPT_NOENV": "1", **site_environment}
+
+
+class ThreadPools:
+    """Pools of threads in this process: for tests of the driver, and `--pools threads`.
+
+    The working directory is common to all threads, so label flows, which change it, must run one at a time:
+    the pool `dft` has one thread whatever the site says.
+    """
+
+    def __init__(self, sizes: Mapping[str, PoolSize]) -> None:
+        self.slots: Mapping[str, int] = {n: 1 if n == "dft" else size.workers for n, size in sizes.items()}
+        self._executors = {name: ThreadPoolExecutor(n, f"pool-{name}") for name, n in self.slots.items()}
+
+    def submit(self, pool: str, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `function(*args)` in a thread of `pool`."""
+        return self._executors[pool].submit(function, *args)
+
+    def block_ids(self) -> list[dict[str, Any]]:
+        """Return nothing: threads end with the driver."""
+        return []
+
+    def close(self, cancel: bool) -> None:
+        """End the pools; a thread cannot be stopped, so running tasks are waited for in any case."""
+        for executor in self._executors.values():
+            executor.shutdown(wait=True, cancel_futures=cancel)
+
+
+class ProcessPools:
+    """Pools of plain processes on this machine; one whose process died is replaced at the next submission."""
+
+    def __init__(self, sizes: Mapping[str, PoolSize], environment: Mapping[str, str] | None = None) -> None:
+        self.slots: Mapping[str, int] = {name: size.workers for name, size in sizes.items()}
+        self._marker = new_marker()
+        self._environments = {
+            name: {**worker_environment(size, environment or {}), MARKER: self._marker}
+            for name, size in sizes.items()
+        }
+        self._executors = {name: self._executor(name) for name in sizes}
+
+    def _executor(self, pool: str) -> ProcessPoolExecutor:
+        # Not forked: a fork copies the locks of this process's threads in whatever state they are.
+        return ProcessPoolExecutor(
+            self.slots[pool],
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=partial(start_worker, self._environments[pool]),
+        )
+
+    def submit(self, pool: str, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `function(*args)` in a process of `pool`."""
+        try:
+            return self._executors[pool].submit(function, *args)
+        except BrokenExecutor:  # a worker died since; its tasks have the exception already
+            self._executors[pool].shutdown(wait=False)
+            self._executors[pool] = self._executor(pool)
+            return self._executors[pool].submit(function, *args)
+
+    def block_ids(self) -> list[dict[str, Any]]:
+        """Return one document for all processes of the pools."""
+        return [
+            {"pool": "all", "block_id": "0", "job_id": "", "host": platform.node(), "marker": self._marker}
+        ]
+
+    def close(self, cancel: bool) -> None:
+        """End the pools, after all submitted tasks or at once."""
+        for executor in self._executors.values():
+            if cancel:
+                # list(): the executor's own thread takes finished processes out meanwhile
+                for process in list((executor._processes or {}).values()):
+                    process.terminate()
+            executor.shutdown(wait=True, cancel_futures=cancel)
+        end_carrying(MARKER, self._marker, grace_s=1.0)
+
+
+def classify_exception(error: BaseException) -> tuple[str, str]:
+    """Say why a task ended without a result.
+
+    Args:
+        error: What its future raised.
+
+    Returns:
+        Cause, one of `flows`' failure causes as far as a pool can tell (`node_lost`, `out_of_memory`,
+        `walltime`, `unknown`), and a message of one line.
+    """
+    seen: BaseException | None = error
+    cause = "unknown"
+    for _ in range(8):  # long enough for any honest chain of causes
+        if seen is None or cause != "unknown":
+            break
+        cause = _cause(seen)
+        seen = seen.__cause__
+    return cause, _one_line(error)
+
+
+def failure_cause(error: BaseException) -> str:
+    """Return the cause alone; see `classify_exception`."""
+    return classify_exception(error)[0]
+
+
+def _cause(error: BaseException) -> str:
+    # By name, so that neither parsl nor torch is imported for it.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = str(error).lower()
+    if names & _OUT_OF_MEMORY or getattr(error, "errno", None) == errno.ENOMEM:
+        return "out_of_memory"
+    if any(word in text for word in _MEMORY_WORDS):
+        return "out_of_memory"
+    if names & _WALLTIME or any(word in text for word in _WALLTIME_WORDS):
+        return "walltime"
+    return "node_lost" if names & _NODE_LOST else "unknown"
+
+
+def _one_line(error: BaseException) -> str:
+    one_line = getattr(error, "one_line", None)
+    text = one_line() if callable(one_line) else str(error)
+    text = " ".join(str(text).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def relay(
+    source: Future[Any], target: Future[Any], translate: Callable[[BaseException], BaseException]
+) -> None:
+    """Give `target` what `source` comes to, its exception translated; a target that is done stays so."""
+
+    def pass_on(done: Future[Any]) -> None:
+        error = done.exception()
+        if error is None:
+            settle(target, done.result())
+        else:
+            settle(target, error=translate(error))
+
+    source.add_done_callback(pass_on)
+
+
+def settle(target: Future[Any], result: object = None, error: BaseException | None = None) -> None:
+    """Give a future its result or error, unless it was cancelled or somebody was faster."""
+    if target.done() and not target.cancelled():
+        return
+    try:
+        if not target.set_running_or_notify_cancel():
+            return
+        if error is None:
+            target.set_result(result)
+        else:
+            target.set_exception(error)
+    except (InvalidStateError, RuntimeError):  # settled by another thread between the question and the answer
+        return
