@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,16 +48,9 @@ def candidate_id(structure: Structure) -> str:
     """
     counts = Counter(_distance_rows(structure))
     common = math.gcd(*counts.values())  # a supercell repeats every row
-    content = [reduced_formula(structure)]
+    content = [bucket(structure)]
     content += [f"{count // common} {row}" for row, count in sorted(counts.items())]
     return hashlib.blake2b("\n".join(content).encode(), digest_size=16).hexdigest()
-
-
-def reduced_formula(structure: Structure) -> str:
-    """Return an alphabetical reduced formula: one text per composition, whichever way it was written."""
-    counts = Counter(str(site.specie.symbol) for site in structure)
-    common = math.gcd(*counts.values())
-    return "".join(f"{symbol}{count // common}" for symbol, count in sorted(counts.items()))
 
 
 def bucket(structure: Structure) -> str:
@@ -65,7 +59,13 @@ def bucket(structure: Structure) -> str:
     It is the composition and nothing more: a relaxation may change cell and symmetry of a candidate, but
     never its bucket.
     """
-    return reduced_formula(structure)
+    return formula_of_counts(Counter(str(site.specie.symbol) for site in structure))
+
+
+def formula_of_counts(counts: Mapping[str, int]) -> str:
+    """Return the alphabetical reduced formula of a cell: one text per composition."""
+    common = math.gcd(*counts.values())
+    return "".join(f"{symbol}{count // common}" for symbol, count in sorted(counts.items()))
 
 
 def reduced(structure: Structure) -> Structure:

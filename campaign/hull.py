@@ -7,6 +7,7 @@ much it undercuts what is known (equally, how far to distrust the energy that wa
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from campaign.errors import ReferenceDataError
-from campaign.reference import ReferenceEntry
+from campaign.reference import ReferenceEntry, ReferenceSet
 
 if TYPE_CHECKING:
     from pymatgen.analysis.phase_diagram import PhaseDiagram
@@ -152,6 +153,16 @@ class ReferenceHull:
             for part in itertools.combinations(symbols, size)
         )
         return [phase for subset in subsets for phase in self._phases.get(subset, ())]
+
+
+@functools.lru_cache(maxsize=2)
+def hull_of(reference: ReferenceSet) -> ReferenceHull:
+    """Return the hull of a reference set's energies; one per set and process.
+
+    Raises:
+        ReferenceDataError: No entry has a formation energy.
+    """
+    return ReferenceHull(reference.hull_entries)
 
 
 def _energy(entry: ReferenceEntry) -> float:

@@ -9,10 +9,10 @@ Structures only when somebody asks for one, so that 20,000 of them are read in a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
 import re
 from collections import Counter
@@ -96,6 +96,8 @@ class ReferenceEntry:
     """The source it was read from, as written in campaign.yaml."""
     raw: RawCrystal | None = None
     """The crystal; None for an entry that is an energy only."""
+    on_hull_scale: bool = True
+    """Whether its formation energy may compete in the hull; false where the hull has sources of its own."""
 
     @cached_property
     def structure(self) -> Structure | None:
@@ -106,26 +108,6 @@ class ReferenceEntry:
     def elements(self) -> frozenset[str]:
         """Symbols of its elements."""
         return frozenset(_SYMBOL.findall(self.formula))
-
-    @cached_property
-    def composition_key(self) -> str:
-        """The same text for every formula of the same composition, for look-up."""
-        from pymatgen.core import Composition
-
-        if self.raw is not None:
-            counts = Counter(int(z) for z in self.raw.numbers)
-            return _composition_key(counts)
-        return _composition_key({e.Z: int(n) for e, n in Composition(self.formula).items()})
-
-
-def _composition_key(counts: dict[int, int] | Counter[int]) -> str:
-    common = math.gcd(*counts.values())
-    return " ".join(f"{z}:{n // common}" for z, n in sorted(counts.items()))
-
-
-def composition_key(structure: Structure) -> str:
-    """Return the `ReferenceEntry.composition_key` that entries of this crystal's composition have."""
-    return _composition_key(Counter(int(site.specie.Z) for site in structure))
 
 
 @dataclass(frozen=True)
@@ -182,24 +164,35 @@ class ReferenceSet:
 
     @property
     def hull_entries(self) -> list[ReferenceEntry]:
-        """The entries with a formation energy."""
-        return [entry for entry in self.entries if entry.formation_energy_per_atom is not None]
+        """The entries whose formation energy makes the hull."""
+        return [
+            entry
+            for entry in self.entries
+            if entry.on_hull_scale and entry.formation_energy_per_atom is not None
+        ]
 
-    def same_composition(self, structure: Structure) -> list[ReferenceEntry]:
-        """Return the entries that hold a crystal of this crystal's composition."""
-        return self._by_composition.get(composition_key(structure), [])
+    def in_bucket(self, bucket: str) -> list[ReferenceEntry]:
+        """Return the entries that hold a crystal in a bucket of `campaign.fingerprint`."""
+        return self._by_bucket.get(bucket, [])
 
     @cached_property
-    def _by_composition(self) -> dict[str, list[ReferenceEntry]]:
+    def _by_bucket(self) -> dict[str, list[ReferenceEntry]]:
+        from pymatgen.core import Element
+
+        from campaign.fingerprint import formula_of_counts
+
         index: dict[str, list[ReferenceEntry]] = {}
-        for entry in self.with_structure:
-            index.setdefault(entry.composition_key, []).append(entry)
+        for entry in self.entries:
+            if entry.raw is not None:
+                counts = Counter(entry.raw.numbers.tolist())
+                key = formula_of_counts({Element.from_Z(z).symbol: n for z, n in counts.items()})
+                index.setdefault(key, []).append(entry)
         return index
 
     def summary(self) -> str:
         """Return one line for the log: what was read and what was set aside, with the commonest reason."""
         n_crystals = sum(entry.raw is not None for entry in self.entries)
-        n_energies = len(self.hull_entries)
+        n_energies = sum(entry.formation_energy_per_atom is not None for entry in self.entries)
         line = f"{len(self.entries)} reference entries ({n_crystals} crystals, {n_energies} energies)"
         if self.set_aside:
             reason, count = Counter(why for _, why in self.set_aside).most_common(1)[0]
@@ -207,7 +200,13 @@ class ReferenceSet:
         return line
 
 
-def read_reference(sources: Sequence[str], *, base_dir: Path, elements: Sequence[str] = ()) -> ReferenceSet:
+def read_reference(
+    sources: Sequence[str],
+    *,
+    base_dir: Path,
+    elements: Sequence[str] = (),
+    hull_sources: Sequence[str] | None = None,
+) -> ReferenceSet:
     """Read reference phases from every named source.
 
     Args:
@@ -216,6 +215,8 @@ def read_reference(sources: Sequence[str], *, base_dir: Path, elements: Sequence
             of CIFs (see `campaign.reference_readers` for their layouts).
         base_dir: Folder that relative paths start from.
         elements: The campaign's elements; only `materials-project` asks for them, files are read whole.
+        hull_sources: Sources of formation energies for the hull. Then theirs alone make the hull, and only
+            `sources` give crystals; None lets `sources` do both.
 
     Returns:
         The entries in order. Items that cannot be used are set aside and counted, never fatal.
@@ -228,20 +229,22 @@ def read_reference(sources: Sequence[str], *, base_dir: Path, elements: Sequence
     entries: list[ReferenceEntry] = []
     set_aside: list[tuple[str, str]] = []
     infos: list[SourceInfo] = []
-    for source in sources:
+    for source, for_hull in [(one, False) for one in sources] + [(one, True) for one in hull_sources or ()]:
         got = reference_readers.read_source(source, base_dir=base_dir, elements=elements)
         if not got.entries:
+            why = f" ({len(got.set_aside)} set aside, first: {got.set_aside[0][1]})" if got.set_aside else ""
             raise ReferenceDataError(
-                "a reference source holds no usable entry"
-                + (
-                    f" ({len(got.set_aside)} set aside, the first because: {got.set_aside[0][1]})"
-                    if got.set_aside
-                    else ""
-                ),
+                f"a reference source holds no usable entry{why}",
                 value=source,
                 cure="check the file's layout against the README's section on reference data",
             )
-        entries += got.entries
+        if for_hull:
+            known = [entry for entry in got.entries if entry.formation_energy_per_atom is not None]
+            entries += [dataclasses.replace(entry, raw=None) for entry in known]
+        elif hull_sources is not None:
+            entries += [dataclasses.replace(entry, on_hull_scale=False) for entry in got.entries]
+        else:
+            entries += got.entries
         set_aside += got.set_aside
         infos.append(SourceInfo(source, len(got.entries), len(got.set_aside), got.note))
     return ReferenceSet(tuple(entries), tuple(set_aside), tuple(infos))
@@ -317,7 +320,7 @@ def _load(path: Path, mtime_ns: int, size: int) -> ReferenceSet:  # noqa: ARG001
             allowed=FORMAT,
             cure="delete it; the next launch or resume prepares it again",
         )
-    entries, bad = reference_parse.entries_of_table(table, "prepared")
+    entries, bad = reference_parse.entries_of_table(table, reference_parse.PREPARED)
     return ReferenceSet(
         tuple(entries),
         tuple((where, why) for where, why in [*meta["set_aside"], *bad]),
@@ -334,6 +337,7 @@ def _to_table(reference: ReferenceSet) -> pa.Table:
         "formation_energy_per_atom": [e.formation_energy_per_atom for e in reference],
         "e_above_hull": [e.e_above_hull for e in reference],
         "source": [e.source for e in reference],
+        "on_hull_scale": [e.on_hull_scale for e in reference],
         "lattice": [None if e.raw is None else e.raw.lattice.ravel() for e in reference],
         "atomic_numbers": [None if e.raw is None else e.raw.numbers.astype(np.uint8) for e in reference],
         "frac_coords": [None if e.raw is None else e.raw.frac_coords.ravel() for e in reference],
@@ -345,6 +349,7 @@ def _to_table(reference: ReferenceSet) -> pa.Table:
             ("formation_energy_per_atom", pa.float64()),
             ("e_above_hull", pa.float64()),
             ("source", pa.string()),
+            ("on_hull_scale", pa.bool_()),
             ("lattice", pa.list_(pa.float64())),
             ("atomic_numbers", pa.list_(pa.uint8())),
             ("frac_coords", pa.list_(pa.float64())),

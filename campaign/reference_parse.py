@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ID_KEYS = ("material_id", "entry_id", "id", "file")
 FORMATION_KEYS = ("formation_energy_per_atom",)
+PREPARED = "prepared"
+"""The source of a file from `campaign.reference.prepare_reference`, which names its sources row by row."""
+
 HULL_KEYS = ("e_above_hull", "energy_above_hull")
 
 
@@ -45,7 +48,7 @@ def open_parquet(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     structure_columns = ("lattice", "atomic_numbers", "frac_coords")
-    wanted = (*ID_KEYS, "formula", *FORMATION_KEYS, *HULL_KEYS, "source", *structure_columns)
+    wanted = (*ID_KEYS, "formula", *FORMATION_KEYS, *HULL_KEYS, "source", "on_hull_scale", *structure_columns)
     try:
         names = pq.read_schema(path).names
         table = pq.read_table(path, columns=[name for name in wanted if name in names])
@@ -73,7 +76,9 @@ def entries_of_table(table: pa.Table, source: str) -> tuple[list[ReferenceEntry]
     formulas = _column(table, ("formula",), n_rows)
     formation = _column(table, FORMATION_KEYS, n_rows)
     hull = _column(table, HULL_KEYS, n_rows)
-    origins = _column(table, ("source",), n_rows) if source == "prepared" else [source] * n_rows
+    prepared = source == PREPARED
+    origins = _column(table, ("source",), n_rows) if prepared else [source] * n_rows
+    competes = _column(table, ("on_hull_scale",), n_rows) if prepared else [True] * n_rows
     lattices = _ragged(table, "lattice", float)
     numbers = _ragged(table, "atomic_numbers", int)
     coords = _ragged(table, "frac_coords", float)
@@ -91,6 +96,7 @@ def entries_of_table(table: pa.Table, source: str) -> tuple[list[ReferenceEntry]
             hull=hull[row],
             source=origins[row] or source,
             raw=raw,
+            on_hull_scale=competes[row] is not False,
         )
     return entries, bad
 
@@ -262,6 +268,7 @@ def add_checked(
     hull: object,
     source: str,
     raw: RawCrystal | None,
+    on_hull_scale: bool = True,
 ) -> None:
     """Append one checked entry, or the reason why it is set aside."""
     problem = raw.problem() if raw is not None else ""
@@ -276,7 +283,7 @@ def add_checked(
         return
     if raw is not None and not text:
         text = raw.formula
-    entries.append(ReferenceEntry(str(entry_id), text, energy, distance, source, raw))
+    entries.append(ReferenceEntry(str(entry_id), text, energy, distance, source, raw, on_hull_scale))
 
 
 def _formula_problem(formula: str) -> str:

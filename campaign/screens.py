@@ -1,0 +1,45 @@
+"""Every screen that can be named in a campaign, and the list that is used when none is given.
+
+A new screen is one function with its options and one line here.
+"""
+
+from __future__ import annotations
+
+from campaign.screening import Named, Screen
+from campaign.screens_chemistry import CHARGE_NEUTRALITY, COMPOSITION
+from campaign.screens_energy import E_ABOVE_HULL, RELAX
+from campaign.screens_geometry import DENSITY, MIN_DISTANCE, SPACE_GROUP, VOLUME
+from campaign.screens_identity import DUPLICATES, NOVELTY
+
+SCREENS: dict[str, Screen] = {
+    screen.kind: screen
+    for screen in (
+        COMPOSITION,
+        MIN_DISTANCE,
+        DENSITY,
+        VOLUME,
+        CHARGE_NEUTRALITY,
+        NOVELTY,
+        DUPLICATES,
+        RELAX,
+        SPACE_GROUP,
+        E_ABOVE_HULL,
+    )
+}
+"""Screens by name."""
+
+DEFAULT_SCREEN: tuple[Named, ...] = (
+    ("composition", {}),
+    ("min_distance", {}),
+    ("density", {}),
+    ("volume", {}),
+    ("charge_neutrality", {"alloys": "metals_and_metalloids"}),
+    ("duplicates", {}),
+    ("relax", {}),
+    ("min_distance", {}),
+    ("space_group", {}),
+    ("novelty", {}),
+    ("duplicates", {}),
+    ("e_above_hull", {}),
+)
+"""Cheap screens first; identity is judged again after relaxation, where different samples may have met."""
