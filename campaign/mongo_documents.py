@@ -1,0 +1,255 @@
+"""Collections of JSON documents on a MongoDB server, reached through maggma, with the embedded store's calls.
+
+Every write waits until the server's journal has it (write concern majority, journaled).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from campaign.dotted import check_fields, group_key
+from campaign.errors import QueryError, StoreError, StoreFullError, StoreUnreachableError
+from campaign.matching import compile_filter
+from campaign.plain import plain
+from campaign.store_config import redact
+from campaign.store_search import Filter, Search
+
+_DUPLICATE_KEY = 11000
+_OUT_OF_DISK = 14031
+_UNAUTHORIZED = frozenset({13, 18})
+_BATCH = 1000
+
+
+def client_options() -> dict[str, Any]:
+    """Return the pymongo options of every connection: short waits for the server, durable writes."""
+    return {
+        "serverSelectionTimeoutMS": 4000,
+        "connectTimeoutMS": 4000,
+        "socketTimeoutMS": 60000,
+        "w": "majority",
+        "journal": True,
+        "appname": "crystal-campaign",
+    }
+
+
+class MongoDocuments:
+    """The collections of one campaign in a database. Threads may share it.
+
+    Args:
+        uri: mongodb://...
+        database: The database; None: the one the URI names.
+        prefix: Put before every collection's name.
+
+    Raises:
+        StoreUnreachableError: No answer within five seconds, or the login is refused.
+        StoreError: The URI does not parse or names no database.
+    """
+
+    def __init__(self, uri: str, database: str | None, prefix: str = "") -> None:
+        from maggma.stores.mongolike import MongoStore
+        from pymongo import uri_parser
+
+        self._where = redact(uri)
+        self._prefix = prefix
+        with self.translated():
+            self.database_name = database or uri_parser.parse_uri(uri)["database"]
+            if not self.database_name:
+                raise StoreError(
+                    "no database is named",
+                    value=self._where,
+                    cure="set store.database, or end the URI in /name",
+                )
+            store = MongoStore(
+                self.database_name, prefix + "meta", uri=uri, mongoclient_kwargs=client_options()
+            )
+            store.connect()
+            self._database = store._collection.database
+            try:
+                self._database.client.admin.command("ping")
+                # A login may be allowed to ping and still not to read.
+                self._database[prefix + "meta"].find_one({"_id": "store"})
+            except BaseException:
+                store.close()
+                raise
+        self._store = store
+
+    def close(self) -> None:
+        """Close the connection; closing twice is fine."""
+        if self._store._coll is not None:
+            self._store.close()
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn pymongo's errors into the project's."""
+        from bson.errors import BSONError
+        from pymongo.errors import PyMongoError
+
+        try:
+            yield
+        except (PyMongoError, BSONError, OverflowError, RecursionError) as error:
+            raise explain(error, self._where) from error
+
+    def server_time(self) -> float:
+        """Return the server's clock in seconds since 1970, so that hosts need not agree about the time."""
+        with self.translated():
+            return float(self._database.client.admin.command("hello")["localTime"].timestamp())
+
+    # Reading
+
+    def get(self, collection: str, id_: str) -> dict[str, Any] | None:
+        """Return one document, or None."""
+        return next(self.find(collection, Search({"_id": id_}, limit=1)), None)
+
+    def find(self, collection: str, search: Search) -> Iterator[dict[str, Any]]:
+        """Yield the documents asked for."""
+        compile_filter(search.criteria)
+        check_fields(search.fields or ())
+        projection = None if search.fields is None else {"_id": 1, **dict.fromkeys(search.fields, 1)}
+        with self.translated():
+            cursor = self._collection(collection).find(
+                dict(search.criteria),
+                projection,
+                sort=list(search.sort) or None,
+                limit=search.limit,
+                skip=search.skip,
+            )
+            for document in cursor.allow_disk_use(True) if search.sort else cursor:
+                if not isinstance(document["_id"], str):
+                    document["_id"] = str(document["_id"])  # jobflow's documents have ObjectIds
+                yield document
+
+    def count(self, collection: str, criteria: Filter) -> int:
+        """Return how many documents fit."""
+        compile_filter(criteria)
+        with self.translated():
+            return int(self._collection(collection).count_documents(dict(criteria)))
+
+    def count_by(self, collection: str, field: str, criteria: Filter) -> dict[Any, int]:
+        """Return how many documents that fit have each value of a field; None counts missing and null."""
+        compile_filter(criteria)
+        check_fields([field])
+        pipeline = [{"$match": dict(criteria)}, {"$group": {"_id": f"${field}", "n": {"$sum": 1}}}]
+        counts: dict[Any, int] = {}
+        with self.translated():
+            for row in self._collection(collection).aggregate(pipeline, allowDiskUse=True):
+                key = group_key(row["_id"])
+                counts[key] = counts.get(key, 0) + int(row["n"])
+        return counts
+
+    # Writing
+
+    def insert_new(self, collection: str, documents: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Store the documents whose `_id` is not there yet; return those ids."""
+        from pymongo.errors import BulkWriteError
+
+        first: dict[str, dict[str, Any]] = {}
+        for document in documents:
+            first.setdefault(document["_id"], plain(document))
+        rows = list(first.values())
+        new: list[str] = []
+        with self.translated():
+            for start in range(0, len(rows), _BATCH):
+                batch = rows[start : start + _BATCH]
+                present: set[int] = set()
+                try:
+                    self._collection(collection).insert_many(batch, ordered=False)
+                except BulkWriteError as error:
+                    failures = (error.details or {}).get("writeErrors", [])
+                    if not failures or any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
+                        raise
+                    present = {failure["index"] for failure in failures}
+                new += [row["_id"] for place, row in enumerate(batch) if place not in present]
+        return new
+
+    def put(self, collection: str, documents: Sequence[Mapping[str, Any]]) -> None:
+        """Store whole documents, new or in place of those with the same `_id`."""
+        from pymongo import ReplaceOne
+
+        writes = [ReplaceOne({"_id": row["_id"]}, row, upsert=True) for row in map(plain, documents)]
+        if writes:
+            with self.translated():
+                self._collection(collection).bulk_write(writes, ordered=False)
+
+    def set_fields(
+        self, collection: str, id_: str, fields: Mapping[str, Any], expect: Filter | None = None
+    ) -> bool:
+        """Set fields of one document if it is there and fits `expect`; tell whether it was."""
+        compile_filter(expect or {})
+        with self.translated():
+            result = self._collection(collection).update_one(
+                {**(expect or {}), "_id": id_}, {"$set": plain(fields)}
+            )
+            return int(result.matched_count) == 1
+
+    def set_fields_many(self, collection: str, updates: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+        """Set fields of many documents; return how many of them were there."""
+        from pymongo import UpdateOne
+
+        writes = [UpdateOne({"_id": id_}, {"$set": plain(fields)}) for id_, fields in updates]
+        if not writes:
+            return 0
+        with self.translated():
+            return int(self._collection(collection).bulk_write(writes, ordered=True).matched_count)
+
+    def replace_by(
+        self, collection: str, keys: Sequence[str], documents: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Store whole documents in place of those with the same top-level key fields."""
+        from pymongo import ReplaceOne
+
+        writes = []
+        for document in map(plain, documents):
+            missing = [key for key in keys if key not in document]
+            if missing:
+                raise StoreError("a document lacks the fields that identify it", value=missing)
+            document.pop("_id", None)  # the one it replaces keeps its own
+            writes.append(ReplaceOne({key: document[key] for key in keys}, document, upsert=True))
+        if writes:
+            with self.translated():
+                self._collection(collection).bulk_write(writes, ordered=True)
+
+    def ensure_index(self, collection: str, field: str) -> None:
+        """Make a field's index if it is missing."""
+        with self.translated():
+            self._collection(collection).create_index(field)
+
+    def _collection(self, name: str) -> Any:
+        return self._database[self._prefix + name]
+
+
+def explain(error: Exception, where: str) -> StoreError | QueryError:
+    """Return the project's error for one of pymongo's."""
+    from bson.errors import BSONError
+    from pymongo.errors import ConfigurationError, ConnectionFailure, DocumentTooLarge, OperationFailure
+
+    code = getattr(error, "code", None)
+    details = getattr(error, "details", None) or {}
+    codes = {code, *(failure.get("code") for failure in details.get("writeErrors", []))}
+    if _OUT_OF_DISK in codes:
+        return StoreFullError(f"no space left on the MongoDB server {where}", cure="free space, then resume")
+    if codes & _UNAUTHORIZED:
+        return StoreUnreachableError(
+            "the MongoDB server refuses the login",
+            value=where,
+            cure="check user, password and authSource in store.uri",
+        )
+    if isinstance(error, ConnectionFailure):
+        return StoreUnreachableError(
+            "no answer from the MongoDB server", value=where, cure="check store.uri, and that the server runs"
+        )
+    if isinstance(error, ConfigurationError):
+        return StoreError(f"store.uri cannot be used: {redact(str(error))}", value=where)
+    if isinstance(error, DocumentTooLarge | BSONError | OverflowError | RecursionError):
+        return StoreError(f"MongoDB cannot hold a document: {error}", cure="keep large objects in files")
+    message = str(details.get("errmsg") or error)
+    failures = details.get("writeErrors") or []
+    if failures:
+        message = str(failures[0].get("errmsg", message))
+    kind = (
+        QueryError
+        if isinstance(error, OperationFailure) and not failures and code in (2, 9, 51091)
+        else StoreError
+    )
+    return kind(f"MongoDB refused: {message}", value=where)

