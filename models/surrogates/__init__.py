@@ -1,0 +1,1 @@
+"""Universal potentials: relax crystals and give their energy, many crystals at once."""
