@@ -202,6 +202,4 @@ def _whole(manifest: Mapping[str, Any]) -> bool:
 
 
 def _damaged(path: Path, problem: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} {problem}", cure="use another model version, or train this one again"
-    )
+    return CheckpointError(f"{path} {problem}", cure="use another model version, or train this one again")

@@ -70,8 +70,8 @@ class CrystalBatch:
             atomic_numbers=torch.tensor(
                 [z for s in structures for z in s.atomic_numbers], dtype=torch.int64, device=device
             ),
-            crystal_idx=torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(
-                device
+            crystal_idx=torch.tensor(
+                np.repeat(np.arange(len(sizes)), sizes), dtype=torch.int64, device=device
             ),
         )
 
@@ -169,5 +169,5 @@ def _problem(structure: Structure) -> str:
         return f"({formula}) has sites that are no elements"
     per_atom = abs(float(np.linalg.det(lattice))) / len(structure)
     if per_atom < MIN_VOLUME_PER_ATOM_ANG3:
-        return f"({formula}) is collapsed: {per_atom:.3g} Å³ per atom, at least {MIN_VOLUME_PER_ATOM_ANG3} wanted"
+        return f"({formula}) is collapsed to {per_atom:.3g} Å³ per atom, below {MIN_VOLUME_PER_ATOM_ANG3}"
     return ""

@@ -39,7 +39,9 @@ class Verdict:
     """One sentence with both figures."""
 
 
-def gate(before: Mapping[str, float], after: Mapping[str, float], metric: str, tolerance: float = 0.0) -> Verdict:
+def gate(
+    before: Mapping[str, float], after: Mapping[str, float], metric: str, tolerance: float = 0.0
+) -> Verdict:
     """Decide on a promotion: only if the held-out figure does not get worse.
 
     Args:
@@ -208,7 +210,26 @@ def std_scale(truth: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> 
     return factor if math.isfinite(factor) and factor > 0.0 else 1.0
 
 
-def _pair(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def cross_fitted_std(
+    truth: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
+    """Return (n,) `std`, scaled for each half of the values by the factor that the other half asks for.
+
+    What is said of calibration with these holds for new values, which a factor chosen on the same values
+    would not allow.
+    """
+    truth, mean = _pair(truth, mean)
+    std = np.asarray(std, dtype=float)
+    scaled = std.copy()
+    for half in (0, 1):
+        other = slice(1 - half, None, 2)
+        scaled[half::2] *= std_scale(truth[other], mean[other], std[other])
+    return scaled
+
+
+def _pair(
+    first: npt.ArrayLike, second: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if a.shape != b.shape or a.ndim != 1:
         raise ModelsError("a metric needs two rows of the same length", value=(a.shape, b.shape))

@@ -30,7 +30,9 @@ def split_by_composition(
         OptionsError: The fraction is not in [0, 1).
     """
     if not 0.0 <= fraction < 1.0:
-        raise OptionsError("the share of held-out formulas is impossible", value=fraction, allowed="0 to below 1")
+        raise OptionsError(
+            "the share of held-out formulas is impossible", value=fraction, allowed="0 to below 1"
+        )
     formulas = [item.structure.composition.reduced_formula for item in labelled]
     drawn = {formula: _draw(formula, seed) for formula in set(formulas)}
     held = {formula for formula, number in drawn.items() if number < fraction}

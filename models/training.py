@@ -7,7 +7,7 @@ is touched. Two runs with one seed on one kind of machine give the same weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.data import LabelledStructure
 from models.errors import TrainingDataError
 from models.graph import GraphSet
 from models.networks.cgcnn import CGCNN
@@ -28,23 +29,34 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    members: int = Field(4, ge=2, le=64, description="Networks of the ensemble; their spread is the uncertainty.")
-    max_epochs: int = Field(80, ge=1, description="Passes over the training set.")
-    max_steps: int = Field(4000, ge=1, description="Optimiser steps per member, whatever max_epochs allows.")
-    patience: int = Field(20, ge=1, description="Epochs without a better validation loss before a member stops.")
-    batch_size: int = Field(32, ge=1, description="Crystals per optimiser step.")
-    learning_rate: float = Field(4e-3, gt=0.0, lt=1.0, description="Peak of the one-cycle schedule.")
-    weight_decay: float = Field(1e-2, ge=0.0, description="Of AdamW.")
-    fine_tune_epochs: int = Field(20, ge=1, description="Passes over labels and replayed crystals.")
-    fine_tune_learning_rate: float = Field(5e-4, gt=0.0, lt=1.0, description="Peak, when fine-tuning.")
+    members: int = Field(default=4, ge=2, le=64, description="Networks; their spread is the uncertainty.")
+    max_epochs: int = Field(default=40, ge=1, description="Passes over the training set.")
+    max_steps: int = Field(
+        default=4000, ge=1, description="Optimiser steps per member, whatever max_epochs allows."
+    )
+    patience: int = Field(
+        default=15, ge=1, description="Epochs without a better validation loss before the end."
+    )
+    batch_size: int = Field(default=32, ge=1, description="Crystals per optimiser step.")
+    learning_rate: float = Field(default=4e-3, gt=0.0, lt=1.0, description="Peak of the one-cycle schedule.")
+    weight_decay: float = Field(default=1e-2, ge=0.0, description="Of AdamW.")
+    fine_tune_epochs: int = Field(default=20, ge=1, description="Passes over labels and replayed crystals.")
+    fine_tune_learning_rate: float = Field(
+        default=5e-4, gt=0.0, lt=1.0, description="Peak, when fine-tuning."
+    )
     labelled_weight: float = Field(
-        4.0, gt=0.0, description="Weight of a new label in the loss when fine-tuning; a replayed crystal has 1."
+        default=4.0,
+        gt=0.0,
+        description="Weight in the loss of a new label when fine-tuning; a replayed one has 1.",
     )
     max_replay: int = Field(
-        512, ge=0, description="Reference crystals drawn for replay when fine-tuning, so that they stay known."
+        default=512, ge=0, description="Known crystals shown again when fine-tuning, against forgetting."
     )
     valid_fraction: float = Field(
-        0.15, ge=0.0, lt=1.0, description="Share of formulas set aside when fit is given no validation crystals."
+        default=0.15,
+        ge=0.0,
+        lt=1.0,
+        description="Share of formulas set aside if fit gets no validation crystals.",
     )
 
 
@@ -120,7 +132,13 @@ class TrainingLog:
 
 
 def train_network(
-    network: CGCNN, train: TrainingSet, valid: TrainingSet | None, loss: Loss, schedule: Schedule, seed: int
+    network: CGCNN,
+    train: TrainingSet,
+    valid: TrainingSet | None,
+    loss: Loss,
+    schedule: Schedule,
+    *,
+    seed: int,
 ) -> TrainingLog:
     """Train one network in place; with validation crystals its best weights are kept, else its last.
 
@@ -155,7 +173,7 @@ def train_network(
                 group["lr"] = schedule.learning_rate * one_cycle(step / total)
             optimizer.zero_grad(set_to_none=True)
             batch_loss = _batch_loss(network, train, chosen, loss, device)
-            batch_loss.backward()
+            torch.autograd.backward(batch_loss)
             torch.nn.utils.clip_grad_norm_(network.parameters(), max_norm=1.0)
             optimizer.step()
             step += 1
@@ -208,6 +226,14 @@ def regression_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 def classification_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of logits."""
     return torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+
+
+def draw_replay(items: Sequence[LabelledStructure], at_most: int, seed: int) -> list[LabelledStructure]:
+    """Draw crystals to show again when fine-tuning, without repeats and in their old order."""
+    if len(items) <= at_most:
+        return list(items)
+    chosen = np.random.default_rng(seed).choice(len(items), size=at_most, replace=False)
+    return [items[place] for place in sorted(chosen.tolist())]
 
 
 def copy_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:

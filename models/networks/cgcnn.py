@@ -26,13 +26,17 @@ class CGCNNConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cutoff_ang: float = Field(6.0, gt=1.0, le=15.0, description="No neighbour is farther than this [Å].")
-    max_neighbours: int = Field(
-        12, ge=1, le=64, description="Nearest neighbours per atom; a shell that holds the last place stays whole."
+    cutoff_ang: float = Field(
+        default=6.0, gt=1.0, le=15.0, description="No neighbour is farther than this [Å]."
     )
-    hidden: int = Field(48, ge=4, le=512, description="Length of an atom's feature vector.")
-    convolutions: int = Field(3, ge=1, le=8, description="Number of gated convolutions.")
-    gaussians: int = Field(32, ge=4, le=256, description="Gaussians that a distance is expanded in, 0 to cutoff.")
+    max_neighbours: int = Field(
+        default=12, ge=1, le=64, description="Nearest neighbours per atom; the last shell stays whole."
+    )
+    hidden: int = Field(default=64, ge=4, le=512, description="Length of an atom's feature vector.")
+    convolutions: int = Field(default=3, ge=1, le=8, description="Number of gated convolutions.")
+    gaussians: int = Field(
+        default=32, ge=4, le=256, description="Gaussians that expand a distance, 0 to cutoff."
+    )
 
 
 class GatedConvolution(nn.Module):
@@ -46,8 +50,9 @@ class GatedConvolution(nn.Module):
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, atoms: torch.Tensor, edges: torch.Tensor, graph: GraphBatch) -> torch.Tensor:
-        """Return new atom features (n_atoms, hidden) from `atoms` (the same) and `edges` (n_edges, gaussians)."""
-        z = torch.repeat_interleave(self.from_centre(atoms), graph.edges_per_atom, dim=0)  # (n_edges, 2 hidden)
+        """Return new atom features (n_atoms, hidden); `edges` is (n_edges, gaussians)."""
+        # z is (n_edges, 2 hidden), the gate's half first
+        z = torch.repeat_interleave(self.from_centre(atoms), graph.edges_per_atom, dim=0)
         z = z + self.from_neighbour(atoms).index_select(0, graph.neighbour) + self.from_edge(edges)
         gate, message = z.chunk(2, dim=-1)  # (n_edges, hidden) each
         message = torch.sigmoid(gate) * nn.functional.silu(message) * graph.weight[:, None]
@@ -118,5 +123,5 @@ def sum_segments(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 def _linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
     """Return a linear layer whose weights are not yet set, without drawing from the global random state."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)  # type: ignore[no-untyped-call]
     return layer

@@ -117,7 +117,7 @@ class Ensemble:
             TrainingDataError: No target is known, or a training diverged.
         """
         return [
-            train_network(member, train, valid, loss, schedule, derive_seed(seed, place, 1))
+            train_network(member, train, valid, loss, schedule, seed=derive_seed(seed, place, 1))
             for place, member in enumerate(self.members)
         ]
 

@@ -1,0 +1,1 @@
+"""Discriminators: crystals in, the chance of being stable out."""

@@ -1,0 +1,1 @@
+"""Property heads: crystals in, property values with uncertainties out."""

@@ -1,0 +1,286 @@
+"""Property head `cgcnn`: a small ensemble of crystal graph networks.
+
+Targets are standardised, unknown ones are masked. The members' mean predicts; their standard deviation, times
+one factor per property that held-out crystals decide, is the uncertainty (Lakshminarayanan, Pritzel and
+Blundell, NeurIPS 2017, with the recalibration by a single scale of Levi et al., Sensors 22, 5540 (2022)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError, field_validator
+
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.data import FORMATION_ENERGY, LabelledStructure
+from models.errors import CheckpointError, NotFittedError, TrainingDataError
+from models.heads.base import Prediction
+from models.metrics import Metrics, cross_fitted_std, mae, regression_metrics, std_scale
+from models.networks.ensemble import Ensemble, EnsembleConfig
+from models.splitting import split_by_composition
+from models.training import Schedule, TrainingSet, derive_seed, draw_replay, regression_loss
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+KIND = "head/cgcnn"
+MIN_STD = 1e-6
+"""Floor of predicted standard deviations, in the unit of the property."""
+
+Array = npt.NDArray[np.float64]
+
+
+class CGCNNHeadConfig(EnsembleConfig):
+    """Options of the property head `cgcnn`."""
+
+    properties: tuple[str, ...] = Field(
+        default=(FORMATION_ENERGY,), min_length=1, description="Labels to learn, for example e_above_hull."
+    )
+
+    @field_validator("properties")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value) or not all(value):
+            raise ValueError("name each property once")
+        return value
+
+
+class CGCNNHead:
+    """Ensemble of crystal graph networks; see `models.heads.base.PropertyHead` for the methods' contract."""
+
+    Config: ClassVar[type[CGCNNHeadConfig]] = CGCNNHeadConfig
+
+    def __init__(self, config: CGCNNHeadConfig | None = None) -> None:
+        self.config = config or CGCNNHeadConfig()
+        self.properties = self.config.properties
+        self._ensemble: Ensemble | None = None
+        n_properties = len(self.properties)
+        self._centre: Array = np.zeros(n_properties)  # of the targets, in their unit
+        self._spread: Array = np.ones(n_properties)
+        self._std_scale: Array = np.ones(n_properties)
+
+    def fit(
+        self, train: Sequence[LabelledStructure], valid: Sequence[LabelledStructure], seed: int
+    ) -> Metrics:
+        """Train from scratch.
+
+        Args:
+            train: Crystals with labels; those without any of `properties` are left out.
+            valid: Crystals to stop and calibrate on. If none has a label, a share of the formulas of `train`
+                (`valid_fraction`) is set aside for that.
+            seed: Of weights, splits and orders.
+
+        Returns:
+            Metrics on the validation crystals. Uncertainties are calibrated across two halves for them, so
+            that `z_std` and the coverages are honest. Also `std_scale`, `n_train` and `epochs` (the
+            members' mean).
+
+        Raises:
+            TrainingDataError: A property has no label in `train`, or the training diverged.
+            ModelsError: A structure cannot become a graph.
+        """
+        train, valid = self._labelled(train), self._labelled(valid)
+        if not valid:
+            train, valid = split_by_composition(train, self.config.valid_fraction, seed)
+        truth = self._truth(train)  # (n_crystals, n_properties)
+        for place, name in enumerate(self.properties):
+            if not np.isfinite(truth[:, place]).any():
+                raise TrainingDataError(
+                    f"no training crystal has the property {name}",
+                    value=sorted({key for item in train for key in item.properties}),
+                    cure="train on crystals that carry it, or change the head's properties",
+                )
+        self._centre = np.nanmean(truth, axis=0)
+        spread = np.nanstd(truth, axis=0)
+        self._spread = np.where(spread > 0.0, spread, 1.0)
+        self._std_scale = np.ones(len(self.properties))
+        ensemble = Ensemble.create(self.config, len(self.properties), derive_seed(seed, 0))
+        logs = ensemble.train(
+            self._training_set(ensemble, train, np.ones(len(train))),
+            self._training_set(ensemble, valid, np.ones(len(valid))) if valid else None,
+            regression_loss,
+            Schedule.from_scratch(self.config),
+            derive_seed(seed, 1),
+        )
+        self._ensemble = ensemble
+        metrics = self._calibrate(valid)
+        metrics["n_train"] = float(len(train))
+        metrics["epochs"] = float(np.mean([log.epochs for log in logs]))
+        return metrics
+
+    def predict(self, structures: Sequence[Structure]) -> Prediction:
+        """Predict all properties.
+
+        Raises:
+            NotFittedError: Before `fit` or `load`.
+            ModelsError: A structure cannot become a graph.
+        """
+        ensemble = self._fitted()
+        outputs = ensemble.outputs(ensemble.graphs(structures))  # (n_members, n_crystals, n_properties)
+        std = outputs.std(axis=0, ddof=1) * self._spread * self._std_scale
+        return Prediction(
+            mean=outputs.mean(axis=0) * self._spread + self._centre,  # (n_crystals, n_properties)
+            std=np.maximum(std, MIN_STD),
+        )
+
+    def evaluate(self, labelled: Sequence[LabelledStructure]) -> Metrics:
+        """Judge the head on crystals with known properties; see `models.metrics.regression_metrics`.
+
+        Raises:
+            NotFittedError: Before `fit` or `load`.
+        """
+        known = self._labelled(labelled)
+        prediction = self.predict([item.structure for item in known])
+        return self._metrics(self._truth(known), prediction.mean, prediction.std)
+
+    def recalibrate(self, held_out: Sequence[LabelledStructure]) -> Metrics:
+        """Choose the factors on the uncertainties anew, for example after fine-tuning.
+
+        Args:
+            held_out: Crystals that the head was not trained on; with fewer than three labels of a property
+                its factor stays.
+
+        Returns:
+            Metrics on them, as `fit` returns them.
+        """
+        return self._calibrate(self._labelled(held_out))
+
+    def fine_tune(
+        self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int
+    ) -> Metrics:
+        """Learn new labels at a low learning rate, beside crystals that are already known.
+
+        Args:
+            labelled: New labels; each weighs `labelled_weight` in the loss.
+            replay: Crystals of the first training; `max_replay` of them are drawn.
+            seed: Of the draw and the orders.
+
+        Returns:
+            `n_labelled`, `n_replay`, and for the first property the mean absolute error on both sets before
+            and after: `mae_labelled_before`, `mae_labelled_after`, `mae_replay_before`, `mae_replay_after`.
+            These are errors on what was trained on: promotion is judged by `evaluate` on held-out crystals.
+
+        Raises:
+            NotFittedError: Before `fit` or `load`.
+            TrainingDataError: No new crystal has a label of the head's properties.
+        """
+        ensemble = self._fitted()
+        new = self._labelled(labelled)
+        if not new:
+            raise TrainingDataError(
+                "no crystal to fine-tune on has a label of this head", allowed=self.properties
+            )
+        old = draw_replay(self._labelled(replay), self.config.max_replay, derive_seed(seed, 0))
+        before = self._mae(new, "labelled_before") | self._mae(old, "replay_before")
+        weights = np.concatenate([np.full(len(new), self.config.labelled_weight), np.ones(len(old))])
+        ensemble.train(
+            self._training_set(ensemble, [*new, *old], weights),
+            None,
+            regression_loss,
+            Schedule.fine_tuning(self.config),
+            derive_seed(seed, 1),
+        )
+        sizes = {"n_labelled": float(len(new)), "n_replay": float(len(old))}
+        return sizes | before | self._mae(new, "labelled_after") | self._mae(old, "replay_after")
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint, replacing in one step what the folder holds.
+
+        Raises:
+            NotFittedError: Before `fit` or `load`.
+            CheckpointError: The folder cannot be written.
+        """
+        state = {
+            "centre": self._centre.tolist(),
+            "spread": self._spread.tolist(),
+            "std_scale": self._std_scale.tolist(),
+        }
+        config = self.config.model_dump(mode="json")
+        save_checkpoint(Path(folder), KIND, config, state, self._fitted().weights())
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> Self:
+        """Read a checkpoint onto `device`.
+
+        Raises:
+            CheckpointError: Missing, damaged, of another kind or of a newer format.
+            DeviceError: The device is not there.
+        """
+        checkpoint = load_checkpoint(Path(folder), KIND)
+        try:
+            config = cls.Config(**checkpoint.config | {"device": device})
+            head = cls(config)
+            head._centre, head._spread, head._std_scale = _vectors(checkpoint.state, len(config.properties))
+        except (ValidationError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder} does not describe a head of this software", value=str(error), cure="train it again"
+            ) from error
+        head._ensemble = Ensemble.from_weights(config, len(config.properties), checkpoint.weights)
+        return head
+
+    def _fitted(self) -> Ensemble:
+        if self._ensemble is None:
+            raise NotFittedError("the head knows nothing yet", cure="call fit or load first")
+        return self._ensemble
+
+    def _labelled(self, items: Sequence[LabelledStructure]) -> list[LabelledStructure]:
+        """Return the crystals that have at least one of the properties."""
+        return [item for item in items if any(item.known(name) is not None for name in self.properties)]
+
+    def _truth(self, items: Sequence[LabelledStructure]) -> Array:
+        """Return (n_crystals, n_properties), NaN where not known."""
+        rows = [[_or_nan(item.known(name)) for name in self.properties] for item in items]
+        return np.array(rows, dtype=float).reshape(len(items), len(self.properties))
+
+    def _training_set(
+        self, ensemble: Ensemble, items: Sequence[LabelledStructure], weights: Array
+    ) -> TrainingSet:
+        targets = (self._truth(items) - self._centre) / self._spread
+        graphs = ensemble.graphs([item.structure for item in items])
+        return TrainingSet(graphs, targets.astype(np.float32), weights.astype(np.float32))
+
+    def _calibrate(self, held_out: Sequence[LabelledStructure]) -> Metrics:
+        """Set the factors on the uncertainties; return metrics with uncertainties that were cross-fitted."""
+        prediction = self.predict([item.structure for item in held_out])
+        truth = self._truth(held_out)
+        raw = prediction.std / self._std_scale  # (n_crystals, n_properties)
+        honest = prediction.std.copy()
+        for place in range(len(self.properties)):
+            column = truth[:, place], prediction.mean[:, place], raw[:, place]
+            if np.isfinite(column[0]).sum() >= 3:
+                self._std_scale[place] = std_scale(*column)
+                honest[:, place] = cross_fitted_std(*column)
+        return self._metrics(truth, prediction.mean, honest) | {"std_scale": float(self._std_scale[0])}
+
+    def _metrics(self, truth: Array, mean: Array, std: Array) -> Metrics:
+        each = [regression_metrics(truth[:, p], mean[:, p], std[:, p]) for p in range(len(self.properties))]
+        found = dict(each[0])
+        if len(each) > 1:
+            for name, metrics in zip(self.properties, each, strict=True):
+                found |= {f"{name}:{metric}": value for metric, value in metrics.items()}
+        return found
+
+    def _mae(self, items: Sequence[LabelledStructure], when: str) -> Metrics:
+        """Return the first property's mean absolute error under "mae_<when>", if any label is known."""
+        truth = self._truth(items)[:, 0]
+        known = np.isfinite(truth)
+        if not known.any():
+            return {}
+        mean = self.predict([item.structure for item in items]).mean[:, 0]
+        return {f"mae_{when}": mae(truth[known], mean[known])}
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _vectors(state: Mapping[str, object], n_properties: int) -> tuple[Array, Array, Array]:
+    """Read the three vectors of a checkpoint's state, each (n_properties,)."""
+    found = [np.array(state[name], dtype=float) for name in ("centre", "spread", "std_scale")]
+    if any(vector.shape != (n_properties,) or not np.isfinite(vector).all() for vector in found):
+        raise ValueError("the scales of the targets do not fit the properties")
+    return found[0], found[1], found[2]
