@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from campaign import acquisition
@@ -11,17 +11,20 @@ from campaign.config import CampaignConfig
 from campaign.documents import (
     CandidateStatus,
     LabelDocument,
+    LabelStatus,
     RoundDocument,
     derive_seed,
     label_id,
     now,
     round_id,
 )
+from campaign.errors import ReferenceDataError
+from campaign.fingerprint import candidate_id
 from campaign.hull import ReferenceHull
 from campaign.hull_of_labels import EngineHull
 from campaign.orders import current_structure
 from campaign.plan import Action, AddReferences, FixScoring, Judge, OpenRound, Select, Spec
-from campaign.state import CampaignState, project_label, project_round
+from campaign.state import CampaignState, LabelState, project_label, project_round
 from campaign.store import CampaignStore
 
 if TYPE_CHECKING:
@@ -134,7 +137,6 @@ class Decider:
         candidates = {one["_id"]: one for one in self.store.query("candidates", {"_id": {"$in": wanted}})}
         documents = [
             self._label(
-                label_id(name, self.settings_hash),
                 name,
                 candidates[name]["formula"],
                 current_structure(candidates[name]),
@@ -153,9 +155,8 @@ class Decider:
         self.store.set_fields_many(
             "candidates",
             [
-                (one["candidate_id"], {"label_id": one["_id"], "state": CandidateStatus.SELECTED.value})
+                (one["candidate_id"], {"label_id": one["_id"], "state": candidate_state(state.labels[one["_id"]])})
                 for one in documents
-                if candidates[one["candidate_id"]]["state"] == CandidateStatus.SCREENED.value
             ],
         )
         return state
@@ -164,20 +165,18 @@ class Decider:
         """Make the labels of the elements, and of the hull phases if the hull is the engine's."""
         documents = [
             self._label(
-                label_id(f"reference:{entry.entry_id}", self.settings_hash),
-                f"reference:{entry.entry_id}",
+                candidate_id(structure),
                 entry.formula,
-                entry.structure.as_dict() if entry.structure is not None else {},
+                structure.as_dict(),
                 round=-1,
                 rank=0 if len(entry.elements) == 1 else 1,
                 purpose="reference",
             )
             for entry in reference_phases(self.config, self.reference)
+            if (structure := entry.structure) is not None
         ]
         state = self._insert_labels(documents, state)
         self.store.set_fields("campaigns", self.config.name, {"reference.labels_written": True})
-        from dataclasses import replace
-
         return replace(state, references_known=True)
 
     def _insert_labels(self, documents: list[dict[str, Any]], state: CampaignState) -> CampaignState:
@@ -223,12 +222,12 @@ class Decider:
         return state.with_labels(projected)
 
     def _label(
-        self, name: str, candidate: str, formula: str, structure: dict[str, Any], **fields: Any
+        self, candidate: str, formula: str, structure: dict[str, Any], **fields: Any
     ) -> dict[str, Any]:
         from pymatgen.core import Composition
 
         return LabelDocument(
-            _id=name,
+            _id=label_id(candidate, self.settings_hash),
             campaign=self.config.name,
             candidate_id=candidate,
             flow=self.config.labels.flow,
@@ -249,14 +248,23 @@ class Decider:
         return state.with_round(project_round(document, state.rounds[index].members.values()))
 
 
+def candidate_state(label: LabelState) -> str:
+    """Return the state of the candidate that a label belongs to."""
+    by_label = {
+        LabelStatus.QUEUED: CandidateStatus.SELECTED,
+        LabelStatus.RUNNING: CandidateStatus.LABELLING,
+        LabelStatus.DONE: CandidateStatus.LABELLED,
+        LabelStatus.FAILED: CandidateStatus.FAILED,
+    }
+    return by_label[label.state].value
+
+
 def reference_phases(config: CampaignConfig, reference: ReferenceSet) -> list[ReferenceEntry]:
     """Return the phases whose labels put e_above_hull on the engine's scale: elements first.
 
     Raises:
         ReferenceDataError: A terminal element, or a phase that the hull needs, has no crystal to compute.
     """
-    from campaign.errors import ReferenceDataError
-
     elements = config.chemistry.elements
     within = reference.within(elements)
     with_crystal = ReferenceHull([entry for entry in within.hull_entries if entry.structure is not None])

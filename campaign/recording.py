@@ -198,6 +198,13 @@ class Recorder:
         )
         return self._ended(label, action.label, fields, CandidateStatus.FAILED, state)
 
+    def label_failed(self, name: str, failure: Mapping[str, Any], state: CampaignState) -> CampaignState:
+        """Give a label up whose flow cannot even be built."""
+        label = self._get("labels", name)
+        self.store.log_event("label_failed", f"{label['formula']}: {failure['message']}", label=name)
+        fields = {"state": LabelStatus.FAILED.value, "failure": dict(failure), "ended": now()}
+        return self._ended(label, name, fields, CandidateStatus.FAILED, state)
+
     def trained(self, action: Train, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
         """Write a model version with its verdict; it is final."""
         parent = state.version(action.model, action.term - 1) if action.term > 0 else None

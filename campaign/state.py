@@ -118,7 +118,7 @@ class CampaignState:
     def with_labels(self, labels: Iterable[LabelState]) -> CampaignState:
         """Return the state with these labels put in."""
         new = {label.id: label for label in labels}
-        owners = {label.candidate_id: label.id for label in new.values() if label.purpose == "candidate"}
+        owners = {label.candidate_id: label.id for label in new.values()}
         return replace(self, labels={**self.labels, **new}, by_candidate={**self.by_candidate, **owners})
 
     def with_model(self, model: ModelState) -> CampaignState:

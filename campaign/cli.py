@@ -1,0 +1,247 @@
+"""The command line: each command parses, calls and prints. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from campaign.launch import Outcome
+
+app = typer.Typer(
+    name="campaign",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Campaigns of generative crystal discovery: sample, screen, label with DFT, learn, repeat.",
+)
+
+Run = Annotated[Path, typer.Argument(help="The run folder of a campaign, or its campaign.yaml.")]
+ConfigFile = Annotated[Path, typer.Argument(help="The campaign.yaml.")]
+PoolsOption = Annotated[
+    str, typer.Option("--pools", help="Where tasks run: parsl, or processes or threads for small tests.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final table.")]
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("campaign.yaml"),
+    template: Annotated[str, typer.Option(help="quickstart, laptop or parquet.")] = "quickstart",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented campaign.yaml to start from."""
+    from campaign.templates import write_template
+
+    write_template(file, template, force=force)
+    typer.echo(f"wrote {file}; check it with `campaign validate {file}`")
+
+
+@app.command()
+def validate(file: ConfigFile) -> None:
+    """Check a campaign.yaml with everything it names, and print what a round will cost."""
+    from campaign.validation import validate as check
+
+    for line in check(file):
+        typer.echo(line)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of campaign.yaml, for editors that complete and check it."""
+    import json
+
+    from campaign.config import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def launch(
+    file: ConfigFile,
+    run_dir: Annotated[Path | None, typer.Option(help="The run folder; default: named after the campaign.")] = None,
+    pools: PoolsOption = "parsl",
+    quiet: Quiet = False,
+) -> None:
+    """Start a campaign and work until it ends; Ctrl-C drains, a second one stops at once."""
+    from campaign import launch as launching
+
+    console, progress = _progress(quiet)
+    _report(console, launching.launch(file, run_dir=run_dir, pools=_pools(pools), progress=progress))
+
+
+@app.command()
+def resume(
+    run: Run,
+    config: Annotated[Path | None, typer.Option(help="An edited campaign.yaml: budgets, site.")] = None,
+    pools: PoolsOption = "parsl",
+    quiet: Quiet = False,
+) -> None:
+    """Carry a campaign on after a stop, a crash or a kill."""
+    from campaign import launch as launching
+
+    console, progress = _progress(quiet)
+    _report(console, launching.resume(run, config_file=config, pools=_pools(pools), progress=progress))
+
+
+@app.command()
+def status(run: Run, as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False) -> None:
+    """Show where a campaign is: funnel, labels, best so far, budgets."""
+    from campaign.run_folder import find_run
+    from campaign.status import summary
+
+    folder = find_run(run)
+    with folder.store() as store:
+        found = summary(store, folder.config().name)
+    if as_json:
+        _print_json(found)
+        return
+    from campaign.tables import status_view
+
+    _console().print(status_view(found, {}, {}))
+
+
+@app.command()
+def stop(
+    run: Run, now: Annotated[bool, typer.Option("--now", help="Cancel what runs instead of draining.")] = False
+) -> None:
+    """Ask a campaign's driver to stop: drain (default), or at once."""
+    from campaign.stopping import request_stop
+
+    typer.echo(request_stop(run, now=now))
+
+
+@app.command()
+def query(
+    run: Run,
+    collection: Annotated[str, typer.Argument(help="candidates, labels, models, rounds, events, jobs, campaigns.")],
+    filter: Annotated[str, typer.Argument(help="A MongoDB filter as JSON.")] = "{}",
+    fields: Annotated[str, typer.Option(help="Fields to show, by commas.")] = "",
+    sort: Annotated[str, typer.Option(help="Fields to sort by, by commas; -field for descending.")] = "",
+    limit: Annotated[int, typer.Option(help="Most documents; 0 for all.")] = 20,
+    count: Annotated[bool, typer.Option("--count", help="Only the number.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
+) -> None:
+    """Query a collection as with MongoDB, whatever the store."""
+    from campaign.querying import run_query
+
+    found = run_query(run, collection, filter, fields=fields, sort=sort, limit=limit, count=count)
+    if isinstance(found, int):
+        typer.echo(str(found))
+        return
+    if as_json:
+        for document in found.documents:
+            _print_json(document, indent=None)
+        return
+    from campaign.tables import documents_table
+
+    _console().print(documents_table(found.documents, found.fields))
+
+
+@app.command()
+def export(
+    run: Run,
+    format: Annotated[str, typer.Option("--format", help="cif, extxyz, json or csv.")] = "cif",
+    output: Annotated[Path | None, typer.Option(help="The folder (cif) or file to write.")] = None,
+) -> None:
+    """Write the labelled candidates as CIF, extxyz, JSON or CSV."""
+    from campaign.export import export as write
+    from campaign.run_folder import find_run
+
+    folder = find_run(run)
+    target = output or Path(folder.config().name + ("_cif" if format == "cif" else f".{format}"))
+    with folder.store() as store:
+        number = write(store, format, target)
+    typer.echo(f"wrote {number} candidates to {target}")
+
+
+@app.command()
+def doctor(
+    site: Annotated[str | None, typer.Option(help="Also start this site's pools: local, or a site file.")] = None,
+    uri: Annotated[str | None, typer.Option(help="Also try this MongoDB.")] = None,
+) -> None:
+    """Say what is installed and works: engines, weights, stores, sites; and the cure for what does not."""
+    from campaign.doctor import examine
+    from campaign.tables import checks_table
+
+    checks = examine(site=site, uri=uri)
+    _console().print(checks_table(checks, "campaign doctor"))
+    if not all(check.ok or check.optional for check in checks):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; a named error becomes one line and exit code 2."""
+    try:
+        app()
+    except Exception as error:
+        line = _one_line(error)
+        if line is None:
+            raise
+        typer.echo(f"error: {line}", err=True)
+        sys.exit(2)
+
+
+def _one_line(error: Exception) -> str | None:
+    """Return a named error as one line, None for anything that is a defect of this software."""
+    import errno
+
+    from campaign.errors import CampaignError
+    from flows.errors import FlowsError
+    from models.errors import ModelsError
+
+    if isinstance(error, CampaignError | FlowsError | ModelsError):
+        return error.one_line()
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"no space left on the device; got {error.filename!r}; cure: free space, then `campaign resume`"
+    return None
+
+
+def _pools(name: str) -> Any:
+    from campaign.errors import ConfigError
+
+    allowed = ("parsl", "processes", "threads")
+    if name not in allowed:
+        raise ConfigError("unknown kind of pools", value=name, allowed=allowed, cure="choose one of these")
+    return name
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _progress(quiet: bool) -> tuple[Console, Any]:
+    from campaign.progress import Progress
+
+    console = _console()
+    return console, Progress(console, quiet=quiet)
+
+
+def _report(console: Console, outcome: Outcome) -> None:
+    from campaign.status import result_rows
+    from campaign.tables import results_table
+
+    with outcome.folder.store() as store:
+        rows = result_rows(store)
+    console.print(results_table(rows, "labelled candidates [eV/atom]"))
+    console.print(f"campaign {outcome.status.value}: {outcome.reason}", highlight=False)
+    console.print(f"look closer: campaign status {outcome.folder.path}", highlight=False, soft_wrap=True)
+    if outcome.status.value == "failed":
+        raise typer.Exit(1)
+
+
+def _print_json(document: Any, indent: int | None = 2) -> None:
+    import json
+
+    typer.echo(json.dumps(document, indent=indent, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Looks up what campaign.yaml names: options of components, screening segments, label settings, load per round.
+
+Imports `models` and `flows` inside functions: together with `campaign.tasks` and `campaign.training_task` this is
+the door to them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from campaign.config import CampaignConfig, ComponentConfig
+from campaign.orders import model_roles
+from campaign.plan import Segment, Spec
+
+if TYPE_CHECKING:
+    from campaign.reference import ReferenceSet
+
+
+def spec_of(config: CampaignConfig) -> Spec:
+    """Return the configuration as `plan` needs it.
+
+    Raises:
+        ComponentError: An unknown screen.
+    """
+    from campaign.screening import is_campaign_scope, pool_of, segments
+
+    roles = model_roles(config)
+    return Spec(
+        config=config,
+        segments=tuple(
+            Segment(tuple((kind, dict(options)) for kind, options in run), is_campaign_scope(run), pool_of(run))
+            for run in segments([(screen.kind, screen.options) for screen in screens_of(config)])
+        ),
+        generators=tuple(key for key, role in roles.items() if role.role == "generator"),
+        judges=tuple(key for key, role in roles.items() if role.role != "generator"),
+    )
+
+
+def screens_of(config: CampaignConfig) -> tuple[ComponentConfig, ...]:
+    """Return the screens in order; the default list where campaign.yaml names none."""
+    if config.screen is not None:
+        return config.screen
+    from campaign.screens import DEFAULT_SCREEN
+
+    return tuple(ComponentConfig(kind=kind, options=dict(options)) for kind, options in DEFAULT_SCREEN)
+
+
+def check_components(config: CampaignConfig) -> None:
+    """Check every component's name and options, importing each class but loading no weights.
+
+    Raises:
+        ComponentError: A screen is unknown or mis-optioned.
+        ModelsError: A generator, head, discriminator or surrogate is.
+        FlowsError: The label flow or the engine is.
+    """
+    from campaign.screening import read_options as read_screen_options
+    from campaign.screening import resolve_screen
+    from models.registry import DISCRIMINATORS, GENERATORS, HEADS, SURROGATES, read_options, resolve
+
+    for screen in screens_of(config):
+        read_screen_options(resolve_screen(screen.kind), screen.options)
+    registries: dict[str, Mapping[str, str]] = {
+        "generator": GENERATORS,
+        "head": HEADS,
+        "discriminator": DISCRIMINATORS,
+    }
+    for role in model_roles(config).values():
+        found = resolve(role.kind, registries[role.role], role.role)
+        read_options(found, role.kind, role.role, role.options)
+    surrogate = config.surrogate
+    found = resolve(surrogate.kind, SURROGATES, "surrogate")
+    read_options(found, surrogate.kind, "surrogate", surrogate.options)
+    label_settings(config)
+
+
+def label_settings(config: CampaignConfig) -> tuple[dict[str, Any], str]:
+    """Return the settings of the campaign's labels and their hash.
+
+    Raises:
+        FlowsError: The label flow or the engine is unknown or mis-optioned.
+    """
+    from flows.run import settings_hash, settings_of
+
+    labels = config.labels
+    settings = settings_of(labels.flow, labels.engine, labels.engine_options, labels.flow_options)
+    return settings, settings_hash(settings)
+
+
+@dataclass(frozen=True)
+class RoundLoad:
+    """What one round will ask of the site, roughly."""
+
+    tasks: dict[str, int]
+    """Task kind -> number, at most: screens only thin it out."""
+    reference_labels: int
+    """Labels of elements and hull phases, once per campaign."""
+    label_core_hours: float
+    """Core-hours of a round's labels, from the engine's own estimate for cells of the largest size."""
+    reference_core_hours: float
+
+
+def expected_load(config: CampaignConfig, spec: Spec, reference: ReferenceSet) -> RoundLoad:
+    """Return the expected number of tasks and core-hours of a round.
+
+    Raises:
+        ReferenceDataError: The reference cannot serve this chemistry.
+    """
+    from campaign.decisions import reference_phases
+    from flows.registry import ENGINES, build
+
+    labels = config.labels
+    engine = build(labels.engine, ENGINES, "engine", labels.engine_options)
+    phases = reference_phases(config, reference)
+    elements = config.chemistry.elements
+    n_labels = config.acquisition.labels_per_round
+    chunks = math.ceil(config.acquisition.candidates_per_round / config.batching.screen)
+    one_label = engine.expected_core_seconds(config.chemistry.max_atoms, elements)
+    of_phases = sum(
+        engine.expected_core_seconds(len(phase.structure), sorted(phase.elements))
+        for phase in phases
+        if phase.structure is not None
+    )
+    return RoundLoad(
+        tasks={
+            "sample": len(spec.batches(0)),
+            "screen": sum(1 if segment.campaign_scope else chunks for segment in spec.segments),
+            "score": chunks if spec.judges else 0,
+            "label": n_labels,
+            "train": len(spec.judges) + (len(spec.generators) if config.learn.generators else 0),
+        },
+        reference_labels=len(phases),
+        label_core_hours=n_labels * one_label / 3600,
+        reference_core_hours=of_phases / 3600,
+    )

@@ -1,0 +1,245 @@
+"""The driver: the only loop, and the only writer of a campaign's documents.
+
+    results -> record -> plan -> own decisions -> submit -> wait for the next result
+
+It keeps no truth of its own: everything in memory can be projected from the store again, and is, on resume.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from campaign.decisions import Decider
+from campaign.documents import now
+from campaign.failures import try_again
+from campaign.orders import OrderBook
+from campaign.plan import Action, BuildLabel, Finish, RunJob, Sample, Score, Screen, Train, plan
+from campaign.pools import Pools, classify_exception
+from campaign.recording import Recorder
+from campaign.run_folder import RunFolder
+from campaign.state import CampaignState
+from campaign.store import CampaignStore
+from campaign.substitutes import substitute_result
+
+TICK_S = 0.5
+"""How often stop requests, the lease and the clock are looked at while nothing comes back [s]."""
+
+USAGE_PERIOD_S = 5.0
+"""How often resource use is written to the campaign's document [s]."""
+
+MAX_TASK_ATTEMPTS = 3
+"""Tries of a task that is not a label's job (those have `labels.max_attempts`)."""
+
+MAX_TASK_LOSSES = 5
+"""Lost workers forgiven to such a task; one of its crystals may be what kills them."""
+
+QUEUE_AHEAD = 2
+"""Tasks kept waiting per slot of the `gpu` and `cpu` pools, so that a worker never waits for the driver."""
+
+
+class Holding(Protocol):
+    """What the driver needs of its lease."""
+
+    def check(self) -> None:
+        """Raise `LeaseError` if another driver has taken over."""
+
+
+@dataclass
+class Driver:
+    """Runs one campaign to its end, a stop, or an error that a user has to cure."""
+
+    store: CampaignStore
+    pools: Pools
+    book: OrderBook
+    recorder: Recorder
+    decider: Decider
+    folder: RunFolder
+    lease: Holding
+    state: CampaignState
+    on_change: Callable[[CampaignState, dict[str, int]], None]
+    """Called after each turn with the state and the number of running tasks per pool."""
+    grace_s: float | None = None
+    """How long a drain may take before running tasks are cancelled [s]; None: as long as they need."""
+    nodes: int = 1
+    """Nodes that the pools hold, for node-hours."""
+    _running: dict[str, tuple[Action, float]] = field(default_factory=dict)
+    _done: queue.SimpleQueue[tuple[str, Future[Any]]] = field(default_factory=queue.SimpleQueue)
+    _held: dict[str, tuple[Sample, dict[str, Any]]] = field(default_factory=dict)
+    """Sampled batches that wait for an earlier batch of their round: batches are recorded in order."""
+    _causes: dict[str, list[str]] = field(default_factory=dict)
+    _usage: dict[str, float] = field(default_factory=dict)
+    _usage_written: float = 0.0
+    _drain_until: float | None = None
+
+    def run(self) -> str:
+        """Work until nothing is left to do, and return why.
+
+        Raises:
+            CampaignError: The store, the lease or the site failed; everything recorded is whole.
+        """
+        self._usage = dict(self.state.usage)
+        last = time.monotonic()
+        while True:
+            self.lease.check()
+            self._look_for_stop()
+            last = self._count_time(last)
+            reason = self._turn()
+            self._write_usage(force=reason is not None)
+            if reason is not None:
+                return reason
+            self.on_change(self.state, self._busy())
+            self._collect()
+
+    def request_stop(self, mode: str) -> None:
+        """Begin to drain (`drain`) or give up what runs (`now`); safe to call from a signal handler."""
+        self.state = replace(self.state, stop_requested=mode)
+
+    def _turn(self) -> str | None:
+        """Decide and submit; return the reason if the campaign has ended."""
+        while True:
+            actions = plan(self.state, self.book.spec, self._free(), self._running.keys() | self._held.keys())
+            own = [action for action in actions if action.pool is None]
+            for action in own:
+                if isinstance(action, Finish):
+                    return action.reason
+                self.state = self.decider.do(action, self.state)
+            if not own:
+                break
+        for action in actions:
+            self._submit(action)
+        if self.state.stop_requested and self._must_cancel():
+            return "stopped at once; running tasks will be repeated on resume"
+        return None
+
+    def _submit(self, action: Action) -> None:
+        function, document = self.book.order(action, self.state)
+        if isinstance(action, RunJob):
+            self.state = self.recorder.job_started(action, self.state)
+        future = self.pools.submit(action.pool or "", function, document)
+        self._running[action.key] = (action, time.monotonic())
+        future.add_done_callback(lambda done, key=action.key: self._done.put((key, done)))  # type: ignore[misc]
+
+    def _collect(self) -> None:
+        """Wait for a result, then record it and every other that has come."""
+        try:
+            finished = [self._done.get(timeout=TICK_S)]
+        except queue.Empty:
+            return
+        while not self._done.empty():
+            finished.append(self._done.get())
+        for key, future in finished:
+            action, begun = self._running.pop(key)
+            self._record(action, future, time.monotonic() - begun)
+
+    def _record(self, action: Action, future: Future[Any], waited_s: float) -> None:
+        try:
+            result = future.result()
+        except CancelledError:
+            return
+        except Exception as error:
+            # Whatever a worker raises becomes a typed cause here; the driver itself never stops for it.
+            cause, message = classify_exception(error)
+            result = {"ok": False, "failure": {"cause": cause, "message": message, "detail": ""}}
+        self._count_task(action, result, waited_s)
+        if isinstance(action, RunJob):
+            if result["ok"]:
+                self.state = self.recorder.job_done(action, result, self.state)
+            else:
+                limit = self.decider.config.labels.max_attempts
+                self.state = self.recorder.job_failed(action, result, limit, self.state)
+        elif result.get("ok", True):
+            self._record_task(action, result)
+        else:
+            self._failed_task(action, result["failure"])
+
+    def _record_task(self, action: Action, result: dict[str, Any]) -> None:
+        match action:
+            case Sample():
+                self._held[action.key] = (action, result)
+                self._record_batches(action.round)
+            case Screen():
+                self.state = self.recorder.screened(action, result, self.state)
+            case Score():
+                self.state = self.recorder.scored(action, result, self.state)
+            case BuildLabel():
+                self.state = self.recorder.built(action, result, self.state)
+            case Train():
+                self.state = self.recorder.trained(action, result, self.state)
+
+    def _record_batches(self, index: int) -> None:
+        """Record the batches of a round in their order: which of two equal crystals is kept must not depend on time."""
+        for name, *_ in self.book.spec.batches(index):
+            if name in self.state.rounds[index].batches:
+                continue
+            held = self._held.pop(f"sample/{index}/{name}", None)
+            if held is None:
+                return
+            self.state = self.recorder.sampled(*held, self.state)
+
+    def _failed_task(self, action: Action, failure: dict[str, Any]) -> None:
+        """Try a task again, or after enough tries record what stands in for its result."""
+        causes = self._causes.setdefault(action.key, [])
+        causes.append(failure["cause"])
+        self.store.log_event("task_failed", f"{action.key}: {failure['cause']}: {failure['message']}")
+        if not try_again(causes, MAX_TASK_ATTEMPTS, MAX_TASK_LOSSES):
+            self._causes.pop(action.key)
+            instead = substitute_result(action, self.state, failure)
+            if isinstance(action, BuildLabel):
+                self.state = self.recorder.label_failed(action.label, instead["failure"], self.state)
+            else:
+                self._record_task(action, instead)
+
+    def _free(self) -> dict[str, int]:
+        """Return how many more tasks each pool may be given: `dft` exactly its slots, the others a few ahead."""
+        busy = self._busy()
+        return {
+            name: slots * (1 if name == "dft" else 1 + QUEUE_AHEAD) - busy.get(name, 0)
+            for name, slots in self.pools.slots.items()
+        }
+
+    def _busy(self) -> dict[str, int]:
+        busy: dict[str, int] = dict.fromkeys(self.pools.slots, 0)
+        for action, _ in self._running.values():
+            busy[action.pool or ""] += 1
+        return busy
+
+    def _look_for_stop(self) -> None:
+        asked = self.folder.stop_request()
+        if asked and self.state.stop_requested != "now" and asked != self.state.stop_requested:
+            self.request_stop(asked)
+        if self.state.stop_requested and self._drain_until is None:
+            self._drain_until = time.monotonic() + (self.grace_s if self.grace_s is not None else float("inf"))
+            self.store.log_event("stop_requested", f"mode {self.state.stop_requested}")
+
+    def _must_cancel(self) -> bool:
+        late = self._drain_until is not None and time.monotonic() > self._drain_until
+        return bool(self._running) and (self.state.stop_requested == "now" or late)
+
+    def _count_time(self, last: float) -> float:
+        current = time.monotonic()
+        passed = current - last
+        self._usage["wall_seconds"] = self._usage.get("wall_seconds", 0.0) + passed
+        hours = passed * self.nodes / 3600
+        self._usage["node_hours"] = self._usage.get("node_hours", 0.0) + hours
+        self.state = replace(self.state, usage=dict(self._usage))
+        return current
+
+    def _count_task(self, action: Action, result: dict[str, Any], waited_s: float) -> None:
+        kind = action.key.split("/", 1)[0]
+        seconds = float(result.get("seconds") or result.get("wall_seconds") or waited_s)
+        self._usage[f"{kind}_seconds"] = self._usage.get(f"{kind}_seconds", 0.0) + seconds
+        self._usage[f"{kind}_tasks"] = self._usage.get(f"{kind}_tasks", 0.0) + 1
+        spent = float(result.get("core_hours") or seconds / 3600)
+        self._usage["core_hours"] = self._usage.get("core_hours", 0.0) + spent
+
+    def _write_usage(self, *, force: bool) -> None:
+        if force or time.monotonic() - self._usage_written > USAGE_PERIOD_S:
+            self._usage_written = time.monotonic()
+            self.store.set_fields(
+                "campaigns", self.decider.config.name, {"usage": self._usage, "updated": now()}
+            )

@@ -1,0 +1,329 @@
+"""Starts and resumes campaigns: everything between the command line and the driver's loop."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from campaign.components import check_components, label_settings, spec_of
+from campaign.config import CampaignConfig, changes, config_document, config_hash, load_config
+from campaign.decisions import Decider
+from campaign.documents import CampaignDocument, CampaignStatus, now
+from campaign.driver import Driver
+from campaign.errors import CampaignError, ConfigError, LeaseError
+from campaign.lease import Lease, LeaseKeeper, Owner, acquire
+from campaign.orders import OrderBook, model_roles
+from campaign.pools import PoolKind, open_pools
+from campaign.progress import Progress
+from campaign.recording import Recorder
+from campaign.recovery import project, sweep, unmade_labels
+from campaign.reference import file_sha256, load_prepared, prepare_reference, read_reference
+from campaign.run_folder import RunFolder, default_run_folder, find_run
+from campaign.site import load_site
+from campaign.store import CampaignStore
+
+LEASE_TTL_S = 30.0
+"""A driver that has not renewed its lease for this long counts as dead [s]."""
+
+SIGTERM_GRACE_S = 20.0
+"""Batch systems kill soon after SIGTERM: running tasks get this long, then they are cancelled [s]."""
+
+PACKAGES = ("torch", "pymatgen", "atomate2", "jobflow", "maggma", "parsl", "chgnet", "ase", "smact", "spglib")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch or resume ended."""
+
+    folder: RunFolder
+    status: CampaignStatus
+    reason: str
+
+
+def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress: Progress) -> Outcome:
+    """Start a campaign and run it.
+
+    Raises:
+        CampaignError: Something the user has to cure; nothing stored is harmed.
+    """
+    config = load_config(config_file)
+    base = config_file.resolve().parent
+    config = _with_absolute_paths(config, base)
+    folder = RunFolder(run_dir.resolve()) if run_dir else default_run_folder(config_file, config)
+    check_components(config)
+    load_site(config.site, base)
+    if folder.config_file.exists():
+        _refuse_second_launch(folder)
+    reference = read_reference(
+        _sources(config), base_dir=base, elements=config.chemistry.elements
+    )
+    from campaign.decisions import reference_phases
+
+    reference_phases(config, reference)  # a reference that cannot serve is told before anything is written
+    with CampaignStore.open(_store_config(config), folder.path) as store:
+        _refuse_foreign_store(store, config, folder)
+        folder.create()
+        with _holding(store, config.name) as lease:
+            prepared = prepare_reference(reference, folder.path / "reference")
+            _write_campaign(store, config, folder, prepared, reference.summary())
+            folder.write_config(config)
+            return _drive(store, lease, config, folder, pools, progress)
+
+
+def resume(run: Path, *, config_file: Path | None, pools: PoolKind, progress: Progress) -> Outcome:
+    """Carry a campaign on where its documents say it is.
+
+    Args:
+        run: Its folder, or the campaign.yaml it was launched from (whose edits are then taken over).
+        config_file: An edited configuration, if not `run` itself.
+        pools: Kind of pools.
+        progress: Where to report.
+
+    Raises:
+        CampaignError: Something the user has to cure; nothing stored is harmed.
+    """
+    folder = find_run(run)
+    config = folder.config()
+    edited = config_file or (run if run.is_file() and run.resolve() != folder.config_file else None)
+    if edited is not None:
+        config = _edited(config, load_config(edited), edited)
+    check_components(config)
+    folder.create()
+    with CampaignStore.open(_store_config(config), folder.path) as store, _holding(store, config.name) as lease:
+        if store.get("campaigns", config.name) is None:  # killed before the first write
+            reference = read_reference(
+                _sources(config), base_dir=folder.path, elements=config.chemistry.elements
+            )
+            prepared = prepare_reference(reference, folder.path / "reference")
+            _write_campaign(store, config, folder, prepared, reference.summary())
+        folder.stop_file.unlink(missing_ok=True)
+        folder.write_config(config)
+        document = config_document(config)
+        store.set_fields("campaigns", config.name, {"config": document, "config_hash": config_hash(config)})
+        return _drive(store, lease, config, folder, pools, progress)
+
+
+def _drive(
+    store: CampaignStore,
+    lease: LeaseKeeper,
+    config: CampaignConfig,
+    folder: RunFolder,
+    pool_kind: PoolKind,
+    progress: Progress,
+) -> Outcome:
+    """Run the driver between the first and the last write of the campaign's document."""
+    swept = sweep(store)
+    if any(swept.values()):
+        store.log_event("swept", f"set back {swept['labels']} running labels", **swept)
+    campaign = store.get("campaigns", config.name) or {}
+    reference_path = campaign["reference"]["path"]
+    settings, settings_hash = label_settings(config)
+    _refuse_other_settings(campaign, settings_hash)
+    spec = spec_of(config)
+    decider = Decider(
+        store, config, spec, load_prepared(Path(reference_path)), settings, settings_hash
+    )
+    state = project(store, campaign)
+    for index, chosen in unmade_labels(state).items():
+        state = decider.make_labels(index, chosen, state)
+    _end_orphans(campaign)
+    status, reason = CampaignStatus.STOPPED, "interrupted"
+    pools = open_pools(load_site(config.site, folder.path), folder.path, pool_kind)
+    try:
+        store.set_fields(
+            "campaigns",
+            config.name,
+            {"state": "running", "reason": "", "settings_hash": settings_hash, "blocks": pools.block_ids()},
+        )
+        driver = Driver(
+            store=store,
+            pools=pools,
+            book=OrderBook(store, config, spec, model_roles(config), folder, reference_path),
+            recorder=Recorder(store, config.name, spec),
+            decider=decider,
+            folder=folder,
+            lease=lease,
+            state=state,
+            on_change=progress.on_change,
+        )
+        progress.begin(config, folder, store, dict(pools.slots))
+        with _signals(driver):
+            reason = driver.run()
+        status = _final_status(driver, reason)
+    except CampaignError as error:
+        status, reason = CampaignStatus.FAILED, error.one_line()
+        raise
+    finally:
+        progress.end()
+        pools.close(cancel=True)
+        if not lease.lost:
+            _write_end(store, config.name, status, reason)
+    return Outcome(folder, status, reason)
+
+
+def _write_end(store: CampaignStore, name: str, status: CampaignStatus, reason: str) -> None:
+    store.set_fields("campaigns", name, {"state": status.value, "reason": reason, "blocks": [], "updated": now()})
+    store.log_event("campaign_" + status.value, reason)
+
+
+def _final_status(driver: Driver, reason: str) -> CampaignStatus:
+    if driver.state.stop_requested:
+        return CampaignStatus.STOPPED
+    return CampaignStatus.FAILED if reason.startswith("reference label") else CampaignStatus.FINISHED
+
+
+@contextmanager
+def _signals(driver: Driver) -> Iterator[None]:
+    """First SIGINT or SIGTERM: drain; a second one, or the end of SIGTERM's grace: cancel what runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, _frame: Any) -> None:
+        if number == signal.SIGTERM and driver.grace_s is None:
+            driver.grace_s = SIGTERM_GRACE_S
+        driver.request_stop("now" if driver.state.stop_requested else "drain")
+
+    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _holding(store: CampaignStore, name: str) -> Iterator[LeaseKeeper]:
+    """Hold the campaign's lease, renewed by a thread, and give it back."""
+    lease: Lease = acquire(store, name, Owner.current(), ttl_s=LEASE_TTL_S)
+    keeper = LeaseKeeper(lease)
+    keeper.start()
+    try:
+        yield keeper
+    finally:
+        keeper.stop()
+
+
+def _refuse_second_launch(folder: RunFolder) -> None:
+    with folder.store() as store:
+        campaign = store.get("campaigns", folder.config().name)
+    if campaign is not None:
+        raise LeaseError(
+            f"{folder.path} holds a campaign already ({campaign['state']})",
+            value=campaign["name"],
+            cure=f"carry it on with `campaign resume {folder.path}`, or launch with --run-dir elsewhere",
+        )
+
+
+def _refuse_foreign_store(store: CampaignStore, config: CampaignConfig, folder: RunFolder) -> None:
+    others = [one["_id"] for one in store.query("campaigns", fields=["_id", "run_dir"])]
+    if others:
+        raise ConfigError(
+            "the store holds a campaign already",
+            value=others[0],
+            cure="one store (file, or database and prefix) per campaign: resume that one, or name another",
+        )
+
+
+def _refuse_other_settings(campaign: dict[str, Any], settings_hash: str) -> None:
+    stored = campaign.get("settings_hash")
+    if stored and stored != settings_hash:
+        raise ConfigError(
+            "the label settings are not those the campaign was launched with",
+            value=settings_hash,
+            allowed=stored,
+            cure="restore the engine's version and options, or launch a new campaign",
+        )
+
+
+def _edited(old: CampaignConfig, new: CampaignConfig, origin: Path) -> CampaignConfig:
+    """Take over an edited configuration if it changes neither labels nor choices."""
+    new = _with_absolute_paths(new, origin.resolve().parent)
+    differing = changes(config_document(old), config_document(new))
+    if differing:
+        key, (before, after) = next(iter(differing.items()))
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise ConfigError(
+            f"{origin}: {key} changed from {before!r}{more}: it would change what the campaign's labels mean",
+            value=after,
+            allowed="changes of site, stop, store, labels.max_attempts",
+            cure="undo the change, or launch a new campaign",
+        )
+    return new
+
+
+def _with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
+    """Return the configuration with every path absolute: nothing relative is ever stored."""
+
+    def absolute(source: str) -> str:
+        if source.startswith("builtin:") or source.split(":")[0] == "materials-project":
+            return source
+        return str((base / Path(source).expanduser()).resolve())
+
+    reference = config.reference.model_copy(
+        update={
+            "crystals": tuple(map(absolute, config.reference.crystals)),
+            "hull": None if config.reference.hull is None else tuple(map(absolute, config.reference.hull)),
+        }
+    )
+    store, site = config.store, config.site
+    if store.path is not None:
+        store = store.model_copy(update={"path": (base / store.path.expanduser()).resolve()})
+    if site != "local":
+        site = absolute(site)
+    return config.model_copy(update={"reference": reference, "store": store, "site": site})
+
+
+def _sources(config: CampaignConfig) -> tuple[str, ...]:
+    return (*config.reference.crystals, *(config.reference.hull or ()))
+
+
+def _store_config(config: CampaignConfig) -> Any:
+    from campaign.run_folder import located_store
+
+    return located_store(config)
+
+
+def _write_campaign(
+    store: CampaignStore, config: CampaignConfig, folder: RunFolder, prepared: Path, summary: str
+) -> None:
+    document = CampaignDocument(
+        _id=config.name,
+        name=config.name,
+        config=config_document(config),
+        config_hash=config_hash(config),
+        seed=config.seed,
+        run_dir=str(folder.path),
+        versions=package_versions(),
+        reference={"path": str(prepared), "sha256": file_sha256(prepared), "summary": summary},
+        created=now(),
+    ).doc()
+    store.insert_new("campaigns", [document])
+    store.log_event("launched", f"campaign {config.name} on {socket.gethostname()} (process {os.getpid()})")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of what decides a campaign's results."""
+    found = {"python": platform.python_version()}
+    for name in ("crystal-campaign", *PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _end_orphans(campaign: dict[str, Any]) -> None:
+    """End what a dead driver's pools left on this machine."""
+    from campaign.processes import end_orphans
+
+    end_orphans(campaign.get("blocks") or [], platform.node())

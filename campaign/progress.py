@@ -1,0 +1,96 @@
+"""What `campaign launch` shows while it works: a live view in a terminal, plain log lines without one."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+
+from campaign.status import summary
+from campaign.tables import status_view
+
+if TYPE_CHECKING:
+    from campaign.config import CampaignConfig
+    from campaign.run_folder import RunFolder
+    from campaign.state import CampaignState
+    from campaign.store import CampaignStore
+
+REFRESH_S = 1.0
+"""How often the live view is read from the store again [s]."""
+
+LINES_S = 20.0
+"""How often a log line with the counts is printed without a terminal [s]."""
+
+
+class Progress:
+    """Reports a campaign's progress on a console; events are printed as they are written.
+
+    Args:
+        console: Where to print.
+        quiet: Print nothing.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._store: CampaignStore | None = None
+        self._name = ""
+        self._slots: dict[str, int] = {}
+        self._shown = 0.0
+        self._last_event = ""
+
+    def begin(
+        self, config: CampaignConfig, folder: RunFolder, store: CampaignStore, slots: dict[str, int]
+    ) -> None:
+        """Start to report."""
+        self._store, self._name, self._slots = store, config.name, slots
+        if self._quiet:
+            return
+        newest = list(store.query("events", fields=["_id"], sort=[("_id", -1)], limit=1))
+        self._last_event = newest[0]["_id"] if newest else ""
+        pools = ", ".join(f"{pool} {number}" for pool, number in slots.items())
+        self._console.print(f"campaign {config.name} in {folder.path}; slots: {pools}", highlight=False)
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def on_change(self, state: CampaignState, busy: dict[str, int]) -> None:
+        """Report, but not more often than a person can read."""
+        if self._quiet or self._store is None:
+            return
+        current = time.monotonic()
+        if current - self._shown < REFRESH_S:
+            return
+        self._print_events()
+        if self._live is not None:
+            self._live.update(status_view(summary(self._store, self._name), self._slots, busy))
+            self._shown = current
+        elif current - self._shown >= LINES_S:
+            self._console.print(self._line(state, busy), highlight=False)
+            self._shown = current
+
+    def end(self) -> None:
+        """Stop reporting."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if not self._quiet and self._store is not None:
+            self._print_events()
+        self._store = None
+
+    def _print_events(self) -> None:
+        if self._store is None:
+            return
+        filter_: dict[str, Any] = {"_id": {"$gt": self._last_event}} if self._last_event else {}
+        for event in self._store.query("events", filter_, sort=[("_id", 1)]):
+            self._last_event = event["_id"]
+            clock = str(event["time"])[11:19]
+            self._console.print(f"{clock}  {event['kind']:<16} {event['message']}", highlight=False, markup=False)
+
+    def _line(self, state: CampaignState, busy: dict[str, int]) -> str:
+        final = sum(label.final for label in state.labels.values())
+        slots = " ".join(f"{pool} {busy.get(pool, 0)}/{number}" for pool, number in self._slots.items())
+        return f"rounds {len(state.rounds)}  labels {final}/{len(state.labels)}  busy {slots}"

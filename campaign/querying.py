@@ -1,0 +1,53 @@
+"""`campaign query`: the same MongoDB filters on either store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from campaign.query import parse_fields, parse_filter, parse_sort
+from campaign.run_folder import find_run
+from campaign.store import COLLECTIONS
+
+DEFAULT_FIELDS = {
+    "candidates": ("_id", "state", "round", "formula", "spacegroup", "generator", "rejected_by", "score"),
+    "labels": ("_id", "purpose", "state", "formula", "result.e_above_hull", "core_hours", "failure.cause"),
+    "models": ("_id", "state", "term", "verdict"),
+    "rounds": ("index", "batches", "selected"),
+    "events": ("time", "kind", "message"),
+    "jobs": ("uuid", "index", "name"),
+    "campaigns": ("_id", "state", "reason", "run_dir"),
+    "flows": ("_id", "output_uuid"),
+}
+"""Columns shown where `--fields` names none."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Documents with the fields to show."""
+
+    documents: list[dict[str, Any]]
+    fields: Sequence[str]
+
+
+def run_query(
+    run: Path, collection: str, filter_text: str, *, fields: str, sort: str, limit: int, count: bool
+) -> Found | int:
+    """Return the documents that match, or their number.
+
+    Raises:
+        QueryError: Unknown collection, or a filter, sort or field list that cannot be read.
+        RunNotFoundError: There is no campaign at `run`.
+    """
+    from campaign.errors import QueryError
+
+    if collection not in COLLECTIONS:
+        raise QueryError("unknown collection", value=collection, allowed=COLLECTIONS, cure="choose one of these")
+    wanted, shown, order = parse_filter(filter_text), parse_fields(fields), parse_sort(sort)
+    with find_run(run).store() as store:
+        if count:
+            return store.count(collection, wanted)
+        documents = list(store.query(collection, wanted, fields=shown or None, sort=order or None, limit=limit))
+    return Found(documents, shown or DEFAULT_FIELDS.get(collection, ("_id",)))

@@ -1,0 +1,104 @@
+"""Resuming: sweep what a dead driver left, finish what it had begun to write, project the store.
+
+Every step may itself be cut off and is repeated at the next start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from campaign.documents import CandidateStatus, LabelStatus
+from campaign.state import (
+    LABEL_FIELDS,
+    MEMBER_FIELDS,
+    CampaignState,
+    Member,
+    project_label,
+    project_member,
+    project_model,
+    project_round,
+)
+from campaign.store import CampaignStore
+
+
+def sweep(store: CampaignStore) -> dict[str, int]:
+    """Set back every claim of a dead driver: running labels and jobs are queued again.
+
+    The results of jobs that ended meanwhile are found in their folders by the next try, and not computed again.
+
+    Returns:
+        What was swept: number of labels and of candidates whose state was put right.
+    """
+    labels = 0
+    for label in store.query("labels", {"state": LabelStatus.RUNNING.value}, fields=["_id", "jobs"]):
+        jobs = [
+            {**job, "state": LabelStatus.QUEUED.value} if job["state"] == LabelStatus.RUNNING else job
+            for job in label["jobs"]
+        ]
+        store.set_fields("labels", label["_id"], {"jobs": jobs, "state": LabelStatus.QUEUED.value})
+        labels += 1
+    return {"labels": labels, "candidates": _mend_candidates(store)}
+
+
+def _mend_candidates(store: CampaignStore) -> int:
+    """Give candidates the state of their label where a crash fell between the two writes."""
+    open_states = [CandidateStatus.SELECTED.value, CandidateStatus.LABELLING.value]
+    wanted = {
+        LabelStatus.QUEUED: CandidateStatus.SELECTED,
+        LabelStatus.DONE: CandidateStatus.LABELLED,
+        LabelStatus.FAILED: CandidateStatus.FAILED,
+    }
+    candidates = list(store.query("candidates", {"state": {"$in": open_states}}, fields=["_id", "state", "label_id"]))
+    labels = {
+        label["_id"]: label
+        for label in store.query(
+            "labels", {"_id": {"$in": [one.get("label_id") for one in candidates]}}, fields=["_id", "state"]
+        )
+    }
+    updates: list[tuple[str, dict[str, Any]]] = []
+    for one in candidates:
+        label = labels.get(one.get("label_id") or "")
+        state = wanted[LabelStatus(label["state"])].value if label else CandidateStatus.SCREENED.value
+        if state != one["state"]:
+            updates.append((one["_id"], {"state": state}))
+    if updates:
+        store.set_fields_many("candidates", updates)
+    return len(updates)
+
+
+def project(store: CampaignStore, campaign: Mapping[str, Any]) -> CampaignState:
+    """Return the state of a campaign as its documents say.
+
+    Args:
+        store: The store.
+        campaign: The campaign's own document.
+    """
+    rounds = list(store.query("rounds", {"campaign": campaign["_id"]}))
+    members: dict[int, list[Member]] = {one["index"]: [] for one in rounds if one.get("selected") is None}
+    if members:
+        open_rounds = {"round": {"$in": sorted(members)}}
+        for document in store.query("candidates", open_rounds, fields=MEMBER_FIELDS):
+            members[document["round"]].append(project_member(document))
+    labels = [project_label(document) for document in store.query("labels", fields=LABEL_FIELDS)]
+    models = [
+        project_model(document)
+        for document in store.query("models", fields=["_id", "key", "term", "state", "checkpoint"])
+    ]
+    return CampaignState(
+        rounds={one["index"]: project_round(one, members.get(one["index"], ())) for one in rounds},
+        labels={label.id: label for label in labels},
+        by_candidate={label.candidate_id: label.id for label in labels},
+        models={(model.key, model.term): model for model in models},
+        references_known=bool((campaign.get("reference") or {}).get("labels_written")),
+        usage=dict(campaign.get("usage") or {}),
+    )
+
+
+def unmade_labels(state: CampaignState) -> dict[int, list[str]]:
+    """Return round -> its whole choice, for rounds whose choice was written but not all of its labels."""
+    return {
+        index: list(current.selected)
+        for index, current in state.rounds.items()
+        if current.selected and any(name not in state.by_candidate for name in current.selected)
+    }

@@ -1,0 +1,124 @@
+"""Where a campaign is, read from its store: counts, best candidates, models, budgets. Reads only."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from campaign.store import CampaignStore
+
+FUNNEL = ("sampled", "screened", "selected", "labelling", "labelled", "failed", "rejected")
+"""Candidate states in the order of the funnel."""
+
+
+def summary(store: CampaignStore, name: str, *, best: int = 5) -> dict[str, Any]:
+    """Return everything that `campaign status` prints, as one JSON-able document.
+
+    Args:
+        store: The campaign's store.
+        name: The campaign's name.
+        best: How many of the best labels to list.
+    """
+    campaign = store.get("campaigns", name) or {}
+    wanted = {"purpose": "candidate"}
+    labels = store.count_by("labels", "state", wanted)
+    return {
+        "name": name,
+        "state": campaign.get("state", "unknown"),
+        "reason": campaign.get("reason", ""),
+        "run_dir": campaign.get("run_dir"),
+        "rounds": rounds(store),
+        "candidates": store.count_by("candidates", "state"),
+        "rejected_by": _without_none(store.count_by("candidates", "rejected_by")),
+        "labels": labels,
+        "references": store.count_by("labels", "state", {"purpose": "reference"}),
+        "stable": store.count("labels", {**wanted, "state": "done", "result.stable": True}),
+        "failures": _without_none(store.count_by("labels", "failure.cause", {"state": "failed"})),
+        "models": store.count_by("models", "state"),
+        "best": best_labels(store, best),
+        "usage": campaign.get("usage") or {},
+        "stop": (campaign.get("config") or {}).get("stop") or {},
+        "updated": campaign.get("updated"),
+        "seconds_since_update": _age(campaign.get("updated")),
+    }
+
+
+def rounds(store: CampaignStore) -> list[dict[str, Any]]:
+    """Return one row per round: candidates made, chosen and labelled."""
+    rows = []
+    for one in store.query(
+        "rounds", fields=["index", "batches", "selected"], sort=[("index", 1)]
+    ):
+        batches = (one.get("batches") or {}).values()
+        rows.append(
+            {
+                "round": one["index"],
+                "asked": sum(batch["asked"] for batch in batches),
+                "returned": sum(batch["returned"] for batch in batches),
+                "new": sum(batch["new"] for batch in batches),
+                "selected": None if one.get("selected") is None else len(one["selected"]),
+            }
+        )
+    return rows
+
+
+def best_labels(store: CampaignStore, n: int) -> list[dict[str, Any]]:
+    """Return the labels closest to, or furthest below, the hull."""
+    found = store.query(
+        "labels",
+        {"purpose": "candidate", "state": "done", "result.e_above_hull": {"$ne": None}},
+        fields=LABEL_FIELDS,
+        sort=[("result.e_above_hull", 1)],
+        limit=n,
+    )
+    return [label_row(one, store) for one in found]
+
+
+def result_rows(store: CampaignStore) -> list[dict[str, Any]]:
+    """Return one row per finished or failed label of a candidate, the best first, failures last."""
+    found = store.query(
+        "labels", {"purpose": "candidate", "state": {"$in": ["done", "failed"]}}, fields=LABEL_FIELDS
+    )
+    rows = [label_row(one, store) for one in found]
+    return sorted(rows, key=lambda row: (row["e_above_hull"] is None, row["e_above_hull"] or 0.0, row["formula"]))
+
+
+LABEL_FIELDS = [
+    "_id", "candidate_id", "formula", "round", "rank", "state", "engine", "core_hours", "predicted",
+    "result.e_above_hull", "result.formation_energy_per_atom", "result.stable", "result.spacegroup_after",
+    "failure.cause",
+]  # fmt: skip
+
+
+def label_row(label: dict[str, Any], store: CampaignStore) -> dict[str, Any]:
+    """Join a label with its candidate into a flat row."""
+    candidate = store.get("candidates", label["candidate_id"]) or {}
+    result, predicted = label.get("result") or {}, label.get("predicted") or {}
+    belief = predicted.get("belief_e_above_hull") or {}
+    return {
+        "formula": label["formula"],
+        "spacegroup": result.get("spacegroup_after") or candidate.get("spacegroup"),
+        "generator": str(candidate.get("generator", "")).split("-", 2)[-1],
+        "round": label["round"],
+        "surrogate_e_above_hull": predicted.get("e_above_hull"),
+        "predicted_e_above_hull": belief.get("mean"),
+        "predicted_std": belief.get("std"),
+        "e_above_hull": result.get("e_above_hull"),
+        "formation_energy_per_atom": result.get("formation_energy_per_atom"),
+        "stable": bool(result.get("stable")),
+        "core_hours": label.get("core_hours", 0.0),
+        "state": label["state"],
+        "cause": (label.get("failure") or {}).get("cause"),
+        "label_id": label["_id"],
+        "candidate_id": label["candidate_id"],
+    }
+
+
+def _without_none(counts: dict[Any, int]) -> dict[str, int]:
+    return {str(key): number for key, number in counts.items() if key is not None}
+
+
+def _age(updated: str | None) -> float | None:
+    if updated is None:
+        return None
+    return round((datetime.now(UTC) - datetime.fromisoformat(updated)).total_seconds(), 1)

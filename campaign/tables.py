@@ -1,0 +1,116 @@
+"""Tables for people: the status, the results, the checks. Nothing here reads the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from campaign.status import FUNNEL
+
+
+def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Return the table of labelled candidates; energies in eV/atom."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("formula", "space group", "generator", "round"):
+        table.add_column(heading)
+    for heading in ("predicted e_above_hull", "DFT e_above_hull", "core-hours"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        predicted, std = row["predicted_e_above_hull"], row["predicted_std"]
+        belief = "–" if predicted is None else f"{predicted:+.3f} ± {std:.3f}"
+        found = f"{row['e_above_hull']:+.3f}" if row["e_above_hull"] is not None else _without(row)
+        style = "bold green" if row["stable"] else ""
+        table.add_row(
+            row["formula"], str(row["spacegroup"] or "–"), row["generator"], str(row["round"]), belief, found,
+            f"{row['core_hours']:.3f}", style=style,
+        )  # fmt: skip
+    return table
+
+
+def _without(row: Mapping[str, Any]) -> str:
+    return f"failed: {row['cause']}" if row["state"] == "failed" else "no hull"
+
+
+def status_view(status: Mapping[str, Any], slots: Mapping[str, int], busy: Mapping[str, int]) -> RenderableType:
+    """Return the live view: funnel, label slots, best so far, budgets."""
+    counts = status["candidates"]
+    head = Text.assemble(
+        (status["name"], "bold"), "  ", (status["state"], "cyan"), f"  {status['reason']}".rstrip()
+    )
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("candidates", "  ".join(f"{name} {counts[name]}" for name in FUNNEL if counts.get(name)) or "none yet")
+    if status["rejected_by"]:
+        rejected = sorted(status["rejected_by"].items(), key=lambda item: -item[1])
+        table.add_row("rejected by", "  ".join(f"{name} {number}" for name, number in rejected))
+    table.add_row("labels", _counts(status["labels"]) + f"  stable {status['stable']}")
+    table.add_row("references", _counts(status["references"]))
+    if status["failures"]:
+        table.add_row("failures", _counts(status["failures"]))
+    if slots:
+        table.add_row("slots busy", "  ".join(f"{pool} {busy.get(pool, 0)}/{n}" for pool, n in slots.items()))
+    table.add_row("models", _counts(status["models"]))
+    table.add_row("rounds", "  ".join(_round_text(row) for row in status["rounds"]) or "none yet")
+    table.add_row("used", _usage_text(status["usage"], status["stop"]))
+    for number, row in enumerate(status["best"]):
+        energy = f"{row['e_above_hull']:+.3f} eV/atom"
+        table.add_row("best" if number == 0 else "", f"{row['formula']} ({row['spacegroup']})  {energy}")
+    return Group(head, table)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return "  ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "none yet"
+
+
+def _round_text(row: Mapping[str, Any]) -> str:
+    chosen = "" if row["selected"] is None else f" → {row['selected']} labels"
+    return f"{row['round']}: {row['new']} new{chosen}"
+
+
+def _usage_text(usage: Mapping[str, float], stop: Mapping[str, Any]) -> str:
+    seconds = usage.get("wall_seconds", 0.0)
+    parts = [f"{seconds / 60:.1f} min", f"{usage.get('core_hours', 0.0):.2f} core-hours"]
+    limits = [f"{name} {limit:g}" for name, limit in stop.items() if limit is not None]
+    return "  ".join(parts) + (f"  (stop at {', '.join(limits)})" if limits else "")
+
+
+def checks_table(checks: Sequence[Any], title: str) -> Table:
+    """Return the table of `campaign doctor`: name, works, what was found, cure."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("what", "works", "found", "cure"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        mark = Text("yes", "green") if check.ok else Text("no", "red")
+        table.add_row(check.name, mark, str(check.found), "" if check.ok else str(check.cure))
+    return table
+
+
+def documents_table(documents: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> Table:
+    """Return documents as a table of the given (dotted) fields."""
+    table = Table()
+    for field in fields:
+        table.add_column(field, overflow="fold")
+    for document in documents:
+        table.add_row(*(_cell(dotted(document, field)) for field in fields))
+    return table
+
+
+def dotted(document: Mapping[str, Any], field: str) -> Any:
+    """Return the value at a dotted field, None where there is none."""
+    value: Any = document
+    for part in field.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

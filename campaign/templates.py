@@ -1,0 +1,42 @@
+"""`campaign init`: commented configurations to start from, shipped as data."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from campaign.errors import ConfigError
+from campaign.run_folder import write_atomic
+
+TEMPLATES = {
+    "quickstart": "Ca-Mg-Si silicides with GPAW, minutes on two cores",
+    "laptop": "the same chemistry with every block written out, a larger hunt for a workstation",
+    "parquet": "your own reference crystals from Parquet files, hull included",
+}
+"""Template name -> what it is."""
+
+
+def template_text(name: str) -> str:
+    """Return the text of a template.
+
+    Raises:
+        ConfigError: There is no such template.
+    """
+    if name not in TEMPLATES:
+        allowed = [f"{key} ({words})" for key, words in TEMPLATES.items()]
+        raise ConfigError("unknown template", value=name, allowed=allowed, cure="choose one with --template")
+    return resources.files("campaign").joinpath("data", f"template_{name}.yaml").read_text(encoding="utf-8")
+
+
+def write_template(file: Path, name: str, *, force: bool) -> None:
+    """Write a template to a file.
+
+    Raises:
+        ConfigError: Unknown template, or the file exists.
+    """
+    text = template_text(name)
+    if file.exists() and not force:
+        raise ConfigError("the file exists", value=str(file), cure="name another, or add --force")
+    if not file.parent.is_dir():
+        raise ConfigError("the folder does not exist", value=str(file.parent), cure="make it, or name another")
+    write_atomic(file, text)

@@ -1,0 +1,46 @@
+"""`campaign validate`: everything that launch would refuse, and what a round will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from campaign.components import check_components, expected_load, spec_of
+from campaign.config import load_config
+from campaign.pools import site_sizes
+from campaign.reference import read_reference
+from campaign.run_folder import default_run_folder, located_store
+from campaign.site import load_site
+from campaign.store import CampaignStore
+
+
+def validate(file: Path) -> Iterator[str]:
+    """Yield one line per thing checked.
+
+    Raises:
+        CampaignError: The first thing that launch would refuse.
+    """
+    config = load_config(file)
+    base = file.resolve().parent
+    yield f"{file}: keys and values are fine"
+    check_components(config)
+    yield "generators, screens, surrogate, models, label flow and engine: known, options fine"
+    sources = (*config.reference.crystals, *(config.reference.hull or ()))
+    reference = read_reference(sources, base_dir=base, elements=config.chemistry.elements)
+    yield f"reference: {reference.summary()}"
+    spec = spec_of(config)
+    load = expected_load(config, spec, reference)
+    site = load_site(config.site, base)
+    slots = ", ".join(f"{name} {size.workers}" for name, size in site_sizes(site).items())
+    yield f"site {config.site}: slots {slots}"
+    if config.store.kind == "mongodb":
+        with CampaignStore.open(located_store(config), base, read_only=True):
+            yield "store: the MongoDB server answers"
+    else:
+        yield f"store: embedded, in {config.store.path or default_run_folder(file, config).path / 'store.sqlite'}"
+    tasks = ", ".join(f"{kind} {number}" for kind, number in load.tasks.items())
+    yield f"a round: at most {tasks} tasks; labels about {load.label_core_hours:.2f} core-hours"
+    yield (
+        f"once: {load.reference_labels} reference labels, about {load.reference_core_hours:.2f} core-hours; "
+        f"rounds: {config.stop.rounds}"
+    )
