@@ -1,0 +1,292 @@
+"""plan() is pure, and what it chooses does not depend on which task came back first."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from campaign.config import parse_config
+from campaign.documents import LabelStatus
+from campaign.plan import (
+    AddReferences,
+    BuildLabel,
+    Finish,
+    FixScoring,
+    Judge,
+    OpenRound,
+    RunJob,
+    Sample,
+    Score,
+    Screen,
+    Segment,
+    Select,
+    Spec,
+    Train,
+    plan,
+    runnable,
+    stop_reason,
+)
+from campaign.state import CampaignState, JobState, LabelState, Member, ModelState, RoundState
+
+FREE = {"gpu": 3, "cpu": 3, "dft": 2}
+
+
+def spec_with(**blocks) -> Spec:
+    document = {
+        "name": "plan",
+        "chemistry": {"elements": ["Ca", "Si"], "n_elements": 2},
+        "acquisition": {"candidates_per_round": 10, "labels_per_round": 3, "lookahead_rounds": 1},
+        "batching": {"sample": 4, "screen": 3},
+        "stop": {"rounds": 3},
+    }
+    document |= {key: {**document.get(key, {}), **value} for key, value in blocks.items()}
+    return Spec(
+        parse_config(document, "test"),
+        segments=(
+            Segment((("geometry", {}),), False, "cpu"),
+            Segment((("duplicates", {}),), True, "cpu"),
+            Segment((("relax", {}),), False, "gpu"),
+        ),
+        generators=("generator-0-g",),
+        judges=("head-0-h",),
+    )
+
+
+class World:
+    """Does what actions ask for, in a shuffled order, and keeps what was chosen. No clock, no store."""
+
+    def __init__(self, spec: Spec, seed: int) -> None:
+        self.spec, self.state = spec, CampaignState()
+        self.order = random.Random(seed)
+        self.running: dict[str, object] = {}
+        self.held: dict[str, Sample] = {}
+        self.chosen: dict[int, tuple[str, ...]] = {}
+        self.screened_with: dict[tuple[int, int], list[tuple[str, ...]]] = {}
+        self.most_dft = 0
+        self.jobs_run: list[str] = []
+
+    def run(self) -> str:
+        for _ in range(5000):
+            busy = [action.pool for action in self.running.values()]
+            free = {pool: slots - busy.count(pool) for pool, slots in FREE.items()}
+            before = self.state
+            actions = plan(self.state, self.spec, free, self.running.keys() | self.held.keys())
+            assert self.state is before
+            own = [action for action in actions if action.pool is None]
+            for action in own:
+                if isinstance(action, Finish):
+                    return action.reason
+                self.do(action)
+            if own:
+                continue
+            for action in actions:
+                assert action.key not in self.running
+                self.running[action.key] = action
+                if isinstance(action, RunJob):
+                    self.set_job(action, LabelStatus.RUNNING)
+            self.most_dft = max(self.most_dft, sum(a.pool == "dft" for a in self.running.values()))
+            key = self.order.choice(sorted(self.running))
+            self.finish(self.running.pop(key))
+        raise AssertionError("the campaign never ends")
+
+    def do(self, action) -> None:
+        match action:
+            case OpenRound():
+                self.state = self.state.with_round(RoundState(action.round))
+            case AddReferences():
+                labels = [label(f"ref{n}", "reference", -1, 0) for n in range(2)]
+                self.state = replace(self.state.with_labels(labels), references_known=True)
+            case FixScoring():
+                current = self.state.rounds[action.round]
+                chunks = self.spec.chunks(current.survivors(3))
+                self.state = self.state.with_round(replace(current, to_score=tuple(chunks)))
+            case Select():
+                current = self.state.rounds[action.round]
+                ids = tuple(sorted(name for chunk in current.to_score for name in chunk))[: action.n]
+                self.chosen[action.round] = ids
+                labels = [label(name, "candidate", action.round, rank) for rank, name in enumerate(ids)]
+                self.state = self.state.with_round(replace(current, selected=ids, members={})).with_labels(labels)
+            case Judge():
+                labels = [replace(self.state.labels[name], judged=True) for name in action.labels]
+                self.state = self.state.with_labels(labels)
+
+    def finish(self, action) -> None:
+        match action:
+            case Train():
+                name = f"{action.model}-{action.term}"
+                self.state = self.state.with_model(ModelState(name, action.model, action.term, True, name))
+            case Sample():
+                self.held[action.key] = action
+                for name, *_ in self.spec.batches(action.round):
+                    current = self.state.rounds[action.round]
+                    if name in current.batches:
+                        continue
+                    held = self.held.pop(f"sample/{action.round}/{name}", None)
+                    if held is None:
+                        break
+                    first = len(current.members)
+                    new = {
+                        f"r{held.round}-{name}-{n}": Member(f"r{held.round}-{name}-{n}", first + n, 0)
+                        for n in range(held.n)
+                    }
+                    members = {**current.members, **new}
+                    self.state = self.state.with_round(
+                        replace(current, batches=current.batches | {name}, members=members)
+                    )
+            case Screen():
+                self.screened_with.setdefault((action.round, action.segment), []).append(action.ids)
+                current = self.state.rounds[action.round]
+                changed = {
+                    name: replace(current.members[name], rejected=True)
+                    if (current.members[name].order + action.segment) % 5 == 4
+                    else replace(current.members[name], segment=action.segment + 1)
+                    for name in action.ids
+                }
+                self.state = self.state.with_round(replace(current, members={**current.members, **changed}))
+            case Score():
+                current = self.state.rounds[action.round]
+                self.state = self.state.with_round(replace(current, scored=current.scored | {action.chunk}))
+            case BuildLabel():
+                jobs = (
+                    JobState("a", 1, "relax", (), LabelStatus.QUEUED),
+                    JobState("b", 1, "static", ("a",), LabelStatus.QUEUED),
+                )
+                self.state = self.state.with_labels([replace(self.state.labels[action.label], jobs=jobs)])
+            case RunJob():
+                self.jobs_run.append(f"{action.label}/{action.job}")
+                self.set_job(action, LabelStatus.DONE)
+
+    def set_job(self, action: RunJob, state: LabelStatus) -> None:
+        old = self.state.labels[action.label]
+        jobs = tuple(replace(job, state=state) if job.uuid == action.job else job for job in old.jobs)
+        done = all(job.state == LabelStatus.DONE for job in jobs)
+        label_state = LabelStatus.DONE if done else LabelStatus.RUNNING
+        self.state = self.state.with_labels([replace(old, jobs=jobs, state=label_state)])
+
+
+def label(name: str, purpose: str, index: int, rank: int) -> LabelState:
+    return LabelState(f"label-{name}", name, purpose, index, rank, LabelStatus.QUEUED)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 2))
+def test_choices_do_not_depend_on_the_order_of_results(seed, lookahead):
+    spec = spec_with(acquisition={"candidates_per_round": 10, "labels_per_round": 3, "lookahead_rounds": lookahead})
+    first, other = World(spec, 0), World(spec, seed)
+    assert first.run() == other.run() == "every round is complete"
+    assert first.chosen == other.chosen
+    assert {key: sorted(value) for key, value in first.screened_with.items()} == {
+        key: sorted(value) for key, value in other.screened_with.items()
+    }
+    assert sorted(other.jobs_run) == sorted(set(other.jobs_run))
+    assert len(other.jobs_run) == 2 * (2 + sum(map(len, other.chosen.values())))
+    assert other.most_dft <= FREE["dft"]
+
+
+def test_every_round_is_screened_chosen_and_learned_from():
+    world = World(spec_with(), 1)
+    world.run()
+    assert sorted(world.chosen) == [0, 1, 2]
+    assert all(len(ids) == 3 for ids in world.chosen.values())
+    assert {key for key in world.state.models} == {
+        (key, term) for key in ("generator-0-g", "head-0-h") for term in range(4)
+    }
+
+
+def test_with_lookahead_the_next_choice_is_ready_before_the_labels_are_done():
+    world = World(spec_with(), 3)
+
+    def hangs(action) -> bool:
+        return isinstance(action, RunJob) and "ref" not in action.label
+
+    for _ in range(400):
+        busy = [action.pool for action in world.running.values()]
+        free = {pool: slots - busy.count(pool) for pool, slots in FREE.items()}
+        actions = plan(world.state, world.spec, free, world.running.keys() | world.held.keys())
+        for action in actions:
+            if action.pool is None:
+                world.do(action)
+            else:
+                world.running[action.key] = action
+                if isinstance(action, RunJob):
+                    world.set_job(action, LabelStatus.RUNNING)
+        ending = [key for key, action in world.running.items() if not hangs(action)]
+        if ending:
+            world.finish(world.running.pop(ending[0]))
+        elif not actions:
+            break
+    assert sorted(world.chosen) == [0, 1], "round 1 is chosen while every label of round 0 still runs"
+    assert sum(isinstance(action, RunJob) for action in world.running.values()) == FREE["dft"]
+
+
+def test_label_budget_is_never_exceeded():
+    world = World(spec_with(stop={"rounds": 5, "labels": 7}), 2)
+    world.run()
+    assert sum(map(len, world.chosen.values())) == 7
+
+
+@pytest.mark.parametrize(
+    ("stop", "usage", "words"),
+    [
+        ({"core_hours": 1.0}, {"core_hours": 1.5}, "core_hours 1.5 of 1"),
+        ({"node_hours": 2.0}, {"node_hours": 2.0}, "node_hours"),
+        ({"wall_time_hours": 1.0}, {"wall_seconds": 3700.0}, "wall_time_hours"),
+    ],
+)
+def test_budgets_stop_new_work_and_let_begun_labels_end(stop, usage, words):
+    spec = spec_with(stop={"rounds": 3, **stop})
+    begun = replace(
+        label("a", "candidate", 0, 0),
+        state=LabelStatus.RUNNING,
+        jobs=(JobState("a", 1, "relax", (), LabelStatus.QUEUED),),
+    )
+    state = CampaignState(usage=usage, references_known=True).with_labels([begun, label("b", "candidate", 0, 1)])
+    assert words in stop_reason(state, spec)
+    actions = plan(state, spec, FREE, set())
+    assert [type(action) for action in actions] == [RunJob]
+    assert isinstance(plan(state, spec, FREE, {"job/label-a/a/1"}), list)
+
+
+def test_stable_candidates_end_the_campaign():
+    spec = spec_with(stop={"rounds": 3, "stable_found": 1})
+    found = replace(label("a", "candidate", 0, 0), state=LabelStatus.DONE, judged=True, stable=True)
+    actions = plan(CampaignState(references_known=True).with_labels([found]), spec, FREE, set())
+    assert isinstance(actions[0], Finish)
+    assert "stable_found 1 of 1" in actions[0].reason
+
+
+def test_a_drain_begins_nothing():
+    state = CampaignState(stop_requested="drain", references_known=True).with_labels([label("a", "candidate", 0, 0)])
+    assert plan(state, spec_with(), FREE, {"job/x"}) == []
+    assert isinstance(plan(state, spec_with(), FREE, set())[0], Finish)
+
+
+def test_a_job_waits_for_its_parents_and_replaced_jobs_for_their_last_index():
+    done, queued = LabelStatus.DONE, LabelStatus.QUEUED
+    jobs = (
+        JobState("a", 1, "first", (), done),
+        JobState("a", 2, "replacement", (), queued),
+        JobState("b", 1, "child", ("a",), queued),
+    )
+    waiting = replace(label("x", "candidate", 0, 0), jobs=jobs)
+    assert [(job.uuid, job.index) for job in runnable(waiting)] == [("a", 2)]
+
+
+def test_failed_element_reference_ends_the_campaign():
+    failed = replace(label("Ca", "reference", -1, 0), state=LabelStatus.FAILED, judged=True)
+    reason = plan(CampaignState(references_known=True).with_labels([failed]), spec_with(), FREE, set())[0].reason
+    assert "reference label" in reason
+
+
+def test_shares_and_batches_add_up():
+    spec = spec_with()
+    config = spec.config.model_copy(
+        update={"generators": tuple(spec.config.generators[0].model_copy(update={"share": s}) for s in (1, 2, 0.5))}
+    )
+    batches = Spec(config, spec.segments, ("a", "b", "c"), ()).batches(0)
+    assert sum(size for _, _, size, _ in batches) == 10
+    assert len({seed for *_, seed in batches}) == len(batches)
