@@ -123,7 +123,7 @@ def rank(
 def choose(ranked: Sequence[Scored], n: int, max_per_formula: int) -> list[str]:
     """Return the ids of the best `n`, at most `max_per_formula` of one reduced formula, best first."""
     taken: Counter[str] = Counter()
-    chosen = []
+    chosen: list[str] = []
     for one in ranked:
         if len(chosen) == n:
             break

@@ -64,7 +64,9 @@ def schema() -> None:
 @app.command()
 def launch(
     file: ConfigFile,
-    run_dir: Annotated[Path | None, typer.Option(help="The run folder; default: named after the campaign.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run folder; default: named after the campaign.")
+    ] = None,
     pools: PoolsOption = "parsl",
     quiet: Quiet = False,
 ) -> None:
@@ -90,7 +92,9 @@ def resume(
 
 
 @app.command()
-def status(run: Run, as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False) -> None:
+def status(
+    run: Run, as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False
+) -> None:
     """Show where a campaign is: funnel, labels, best so far, budgets."""
     from campaign.run_folder import find_run
     from campaign.status import summary
@@ -108,7 +112,8 @@ def status(run: Run, as_json: Annotated[bool, typer.Option("--json", help="One J
 
 @app.command()
 def stop(
-    run: Run, now: Annotated[bool, typer.Option("--now", help="Cancel what runs instead of draining.")] = False
+    run: Run,
+    now: Annotated[bool, typer.Option("--now", help="Cancel what runs instead of draining.")] = False,
 ) -> None:
     """Ask a campaign's driver to stop: drain (default), or at once."""
     from campaign.stopping import request_stop
@@ -119,7 +124,9 @@ def stop(
 @app.command()
 def query(
     run: Run,
-    collection: Annotated[str, typer.Argument(help="candidates, labels, models, rounds, events, jobs, campaigns.")],
+    collection: Annotated[
+        str, typer.Argument(help="candidates, labels, models, rounds, events, jobs, campaigns.")
+    ],
     filter: Annotated[str, typer.Argument(help="A MongoDB filter as JSON.")] = "{}",
     fields: Annotated[str, typer.Option(help="Fields to show, by commas.")] = "",
     sort: Annotated[str, typer.Option(help="Fields to sort by, by commas; -field for descending.")] = "",
@@ -162,7 +169,9 @@ def export(
 
 @app.command()
 def doctor(
-    site: Annotated[str | None, typer.Option(help="Also start this site's pools: local, or a site file.")] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Also start this site's pools: local, or a site file.")
+    ] = None,
     uri: Annotated[str | None, typer.Option(help="Also try this MongoDB.")] = None,
 ) -> None:
     """Say what is installed and works: engines, weights, stores, sites; and the cure for what does not."""
@@ -191,14 +200,17 @@ def _one_line(error: Exception) -> str | None:
     """Return a named error as one line, None for anything that is a defect of this software."""
     import errno
 
-    from campaign.errors import CampaignError
     from flows.errors import FlowsError
+
+    from campaign.errors import CampaignError
     from models.errors import ModelsError
 
     if isinstance(error, CampaignError | FlowsError | ModelsError):
         return error.one_line()
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"no space left on the device; got {error.filename!r}; cure: free space, then `campaign resume`"
+        return (
+            f"no space left on the device; got {error.filename!r}; cure: free space, then `campaign resume`"
+        )
     return None
 
 

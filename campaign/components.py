@@ -31,7 +31,9 @@ def spec_of(config: CampaignConfig) -> Spec:
     return Spec(
         config=config,
         segments=tuple(
-            Segment(tuple((kind, dict(options)) for kind, options in run), is_campaign_scope(run), pool_of(run))
+            Segment(
+                tuple((kind, dict(options)) for kind, options in run), is_campaign_scope(run), pool_of(run)
+            )
             for run in segments([(screen.kind, screen.options) for screen in screens_of(config)])
         ),
         generators=tuple(key for key, role in roles.items() if role.role == "generator"),
@@ -108,8 +110,9 @@ def expected_load(config: CampaignConfig, spec: Spec, reference: ReferenceSet) -
     Raises:
         ReferenceDataError: The reference cannot serve this chemistry.
     """
-    from campaign.decisions import reference_phases
     from flows.registry import ENGINES, build
+
+    from campaign.decisions import reference_phases
 
     labels = config.labels
     engine = build(labels.engine, ENGINES, "engine", labels.engine_options)

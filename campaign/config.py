@@ -19,11 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from campaign.errors import ConfigError
 from campaign.store import StoreConfig
 
-CHEMICAL_SYMBOLS = tuple(
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y "
-    "Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re "
-    "Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu".split()
+_SYMBOLS = (
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As "
+    "Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd "
+    "Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu"
 )
+
+CHEMICAL_SYMBOLS = tuple(_SYMBOLS.split())
 """Elements that a campaign may name, hydrogen to plutonium."""
 
 RESUMABLE = frozenset({"site", "stop", "labels.max_attempts", "store"})
@@ -113,7 +115,8 @@ class AcquisitionConfig(Block):
     """How candidates become labels."""
 
     policy: Literal["greedy", "ucb", "random"] = Field(
-        "ucb", description="greedy: lowest mean; ucb: mean minus kappa standard deviations; random: the control."
+        "ucb",
+        description="greedy: lowest mean; ucb: mean minus kappa standard deviations; random: the control.",
     )
     kappa: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the standard deviation in ucb.")
     candidates_per_round: Annotated[int, Field(ge=1)] = Field(200, description="Crystals sampled in a round.")
@@ -141,7 +144,9 @@ class AcquisitionConfig(Block):
 class LabelsConfig(Block):
     """What is computed for a selected candidate, and with which engine."""
 
-    flow: str = Field("relax_static", description="Label flow: relax, static, relax_static, or an import path.")
+    flow: str = Field(
+        "relax_static", description="Label flow: relax, static, relax_static, or an import path."
+    )
     engine: str = Field("gpaw", description="DFT engine: gpaw, mlip, or an import path.")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Options of the engine.")
     flow_options: dict[str, Any] = Field(default_factory=dict, description="Options of the flow.")
@@ -168,13 +173,15 @@ class LearnConfig(Block):
     discriminators: tuple[HeadConfig, ...] = Field((HeadConfig(),), description="Stability discriminators.")
     generators: bool = Field(True, description="Fine-tune the generators on the labels as well.")
     stable_ev_per_atom: float = Field(
-        0.05, description="Crystals at most this far above the hull are the discriminator's stable class [eV/atom]."
+        0.05,
+        description="Crystals at most this far above the hull are the discriminator's stable class [eV/atom].",
     )
     holdout_fraction: Annotated[float, Field(gt=0, lt=0.9)] = Field(
         0.15, description="Share of formulas that is never trained on and judges every version."
     )
     gate_tolerance: Annotated[float, Field(ge=0)] = Field(
-        0.02, description="A new version is promoted if its held-out error is at most (1 + this) times the old one's."
+        0.02,
+        description="A new version is promoted if its held-out error is at most (1 + this) times the old one's.",
     )
     max_reference: Annotated[int, Field(ge=0)] = Field(
         5000, description="Most reference crystals used for training, drawn with the campaign's seed."
@@ -188,8 +195,12 @@ class StopConfig(Block):
     labels: Annotated[int, Field(ge=1)] | None = Field(None, description="Labels of candidates.")
     core_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Core-hours of all tasks.")
     node_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Node-hours of all blocks.")
-    wall_time_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Hours that a driver ran.")
-    stable_found: Annotated[int, Field(ge=1)] | None = Field(None, description="Stable candidates found by DFT.")
+    wall_time_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Hours that a driver ran."
+    )
+    stable_found: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Stable candidates found by DFT."
+    )
 
 
 class BatchingConfig(Block):
@@ -249,12 +260,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"cannot read {path}", value=error.strerror, cure="give the path of a campaign.yaml, or write one with `campaign init`"
+            f"cannot read {path}",
+            value=error.strerror,
+            cure="give the path of a campaign.yaml, or write one with `campaign init`",
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML", value=str(error), cure="mend the line it names") from None
+        raise ConfigError(
+            f"{path} is not valid YAML", value=str(error), cure="mend the line it names"
+        ) from None
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} holds no mapping of keys", value=type(loaded).__name__, cure="see `campaign init`")
+        raise ConfigError(
+            f"{path} holds no mapping of keys", value=type(loaded).__name__, cure="see `campaign init`"
+        )
     return loaded
 
 
@@ -280,12 +297,16 @@ def reword(error: ValidationError, model: type[BaseModel], origin: str) -> Confi
         allowed = _keys_at(model, first["loc"][:-1])
         close = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
         cure = f"did you mean {close[0]!r}?" if close else "remove it"
-        return ConfigError(f"{origin}: unknown key {where}{more}", value=first["input"], allowed=allowed, cure=cure)
+        return ConfigError(
+            f"{origin}: unknown key {where}{more}", value=first["input"], allowed=allowed, cure=cure
+        )
     if first["type"] == "missing":
         return ConfigError(f"{origin}: {where} is missing{more}", cure=f"add {where}")
     message = first["msg"].removeprefix("Value error, ")
-    allowed = (first.get("ctx") or {}).get("expected")
-    return ConfigError(f"{origin}: {where}: {message}{more}", value=first["input"], allowed=allowed, cure="correct it")
+    expected = (first.get("ctx") or {}).get("expected")
+    return ConfigError(
+        f"{origin}: {where}: {message}{more}", value=first["input"], allowed=expected, cure="correct it"
+    )
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -319,7 +340,9 @@ def config_document(config: CampaignConfig) -> dict[str, Any]:
 
 def config_hash(config: CampaignConfig) -> str:
     """Return a short hash of everything that decides which labels a campaign computes."""
-    document = {key: value for key, value in _flatten(config_document(config)).items() if not _may_change(key)}
+    document = {
+        key: value for key, value in _flatten(config_document(config)).items() if not _may_change(key)
+    }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -60,7 +60,7 @@ class Decider:
 
     def _open_round(self, index: int, state: CampaignState) -> CampaignState:
         name = round_id(self.config.name, index)
-        document = RoundDocument(_id=name, campaign=self.config.name, index=index, created=now()).doc()
+        document = RoundDocument(id=name, campaign=self.config.name, index=index, created=now()).doc()
         self.store.insert_new("rounds", [document])
         self.store.log_event("round_opened", f"round {index} begins", round=index)
         return state.with_round(project_round(document, ()))
@@ -92,7 +92,7 @@ class Decider:
         ranked = acquisition.rank(
             [one for one in documents if one["state"] == CandidateStatus.SCREENED.value],
             self.config.acquisition,
-            acquisition.surrogate_error(self._surrogate_pairs(action.round, state)),
+            acquisition.surrogate_error(self._surrogate_pairs(action.round)),
             derive_seed(self.config.seed, "select", action.round),
         )
         chosen = acquisition.choose(ranked, action.n, self.config.acquisition.max_per_formula)
@@ -115,7 +115,7 @@ class Decider:
         )
         return self.make_labels(action.round, chosen, state)
 
-    def _surrogate_pairs(self, index: int, state: CampaignState) -> list[tuple[float, float]]:
+    def _surrogate_pairs(self, index: int) -> list[tuple[float, float]]:
         """Return (surrogate, DFT) e_above_hull of the labels that round `index` may know about."""
         term = self.spec.term(index)
         found = self.store.query(
@@ -155,7 +155,10 @@ class Decider:
         self.store.set_fields_many(
             "candidates",
             [
-                (one["candidate_id"], {"label_id": one["_id"], "state": candidate_state(state.labels[one["_id"]])})
+                (
+                    one["candidate_id"],
+                    {"label_id": one["_id"], "state": candidate_state(state.labels[one["_id"]])},
+                )
                 for one in documents
             ],
         )
@@ -227,7 +230,7 @@ class Decider:
         from pymatgen.core import Composition
 
         return LabelDocument(
-            _id=label_id(candidate, self.settings_hash),
+            id=label_id(candidate, self.settings_hash),
             campaign=self.config.name,
             candidate_id=candidate,
             flow=self.config.labels.flow,

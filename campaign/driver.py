@@ -210,10 +210,12 @@ class Driver:
 
     def _look_for_stop(self) -> None:
         asked = self.folder.stop_request()
-        if asked and self.state.stop_requested != "now" and asked != self.state.stop_requested:
+        if asked and self.state.stop_requested not in {"now", asked}:
             self.request_stop(asked)
         if self.state.stop_requested and self._drain_until is None:
-            self._drain_until = time.monotonic() + (self.grace_s if self.grace_s is not None else float("inf"))
+            self._drain_until = time.monotonic() + (
+                self.grace_s if self.grace_s is not None else float("inf")
+            )
             self.store.log_event("stop_requested", f"mode {self.state.stop_requested}")
 
     def _must_cancel(self) -> bool:

@@ -57,7 +57,9 @@ class CampaignError(Exception):
         return " ".join("; ".join(parts).split())
 
 
-def _rebuild(kind: type[CampaignError], what: str, value: object, allowed: object, cure: str) -> CampaignError:
+def _rebuild(
+    kind: type[CampaignError], what: str, value: object, allowed: object, cure: str
+) -> CampaignError:
     return kind(what, value=value, allowed=allowed, cure=cure)
 
 

@@ -47,7 +47,8 @@ class EngineHull:
                 symbol = composition.elements[0].symbol
                 self.elements[symbol] = min(energy, self.elements.get(symbol, energy))
         entries = [
-            ReferenceEntry(f"engine-{symbol}", symbol, 0.0, source="engine") for symbol in sorted(self.elements)
+            ReferenceEntry(f"engine-{symbol}", symbol, 0.0, source="engine")
+            for symbol in sorted(self.elements)
         ]
         for composition, energy in known:
             formation = self._formation(composition, energy)

@@ -20,7 +20,7 @@ from campaign.decisions import Decider
 from campaign.documents import CampaignDocument, CampaignStatus, now
 from campaign.driver import Driver
 from campaign.errors import CampaignError, ConfigError, LeaseError
-from campaign.lease import Lease, LeaseKeeper, Owner, acquire
+from campaign.lease import Heartbeat, acquire, holder
 from campaign.orders import OrderBook, model_roles
 from campaign.pools import PoolKind, open_pools
 from campaign.progress import Progress
@@ -63,20 +63,18 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
     load_site(config.site, base)
     if folder.config_file.exists():
         _refuse_second_launch(folder)
-    reference = read_reference(
-        _sources(config), base_dir=base, elements=config.chemistry.elements
-    )
+    reference = read_reference(_sources(config), base_dir=base, elements=config.chemistry.elements)
     from campaign.decisions import reference_phases
 
     reference_phases(config, reference)  # a reference that cannot serve is told before anything is written
     with CampaignStore.open(_store_config(config), folder.path) as store:
-        _refuse_foreign_store(store, config, folder)
+        _refuse_foreign_store(store)
         folder.create()
         with _holding(store, config.name) as lease:
+            folder.write_config(config)  # first: with it alone, resume can already do the rest
             prepared = prepare_reference(reference, folder.path / "reference")
             _write_campaign(store, config, folder, prepared, reference.summary())
-            folder.write_config(config)
-            return _drive(store, lease, config, folder, pools, progress)
+            return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
 
 
 def resume(run: Path, *, config_file: Path | None, pools: PoolKind, progress: Progress) -> Outcome:
@@ -98,7 +96,10 @@ def resume(run: Path, *, config_file: Path | None, pools: PoolKind, progress: Pr
         config = _edited(config, load_config(edited), edited)
     check_components(config)
     folder.create()
-    with CampaignStore.open(_store_config(config), folder.path) as store, _holding(store, config.name) as lease:
+    with (
+        CampaignStore.open(_store_config(config), folder.path) as store,
+        _holding(store, config.name) as lease,
+    ):
         if store.get("campaigns", config.name) is None:  # killed before the first write
             reference = read_reference(
                 _sources(config), base_dir=folder.path, elements=config.chemistry.elements
@@ -109,12 +110,13 @@ def resume(run: Path, *, config_file: Path | None, pools: PoolKind, progress: Pr
         folder.write_config(config)
         document = config_document(config)
         store.set_fields("campaigns", config.name, {"config": document, "config_hash": config_hash(config)})
-        return _drive(store, lease, config, folder, pools, progress)
+        return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
 
 
 def _drive(
     store: CampaignStore,
-    lease: LeaseKeeper,
+    lease: Heartbeat,
+    *,
     config: CampaignConfig,
     folder: RunFolder,
     pool_kind: PoolKind,
@@ -129,9 +131,7 @@ def _drive(
     settings, settings_hash = label_settings(config)
     _refuse_other_settings(campaign, settings_hash)
     spec = spec_of(config)
-    decider = Decider(
-        store, config, spec, load_prepared(Path(reference_path)), settings, settings_hash
-    )
+    decider = Decider(store, config, spec, load_prepared(Path(reference_path)), settings, settings_hash)
     state = project(store, campaign)
     for index, chosen in unmade_labels(state).items():
         state = decider.make_labels(index, chosen, state)
@@ -165,13 +165,15 @@ def _drive(
     finally:
         progress.end()
         pools.close(cancel=True)
-        if not lease.lost:
+        if not lease.lost.is_set():
             _write_end(store, config.name, status, reason)
     return Outcome(folder, status, reason)
 
 
 def _write_end(store: CampaignStore, name: str, status: CampaignStatus, reason: str) -> None:
-    store.set_fields("campaigns", name, {"state": status.value, "reason": reason, "blocks": [], "updated": now()})
+    store.set_fields(
+        "campaigns", name, {"state": status.value, "reason": reason, "blocks": [], "updated": now()}
+    )
     store.log_event("campaign_" + status.value, reason)
 
 
@@ -202,29 +204,35 @@ def _signals(driver: Driver) -> Iterator[None]:
 
 
 @contextmanager
-def _holding(store: CampaignStore, name: str) -> Iterator[LeaseKeeper]:
+def _holding(store: CampaignStore, name: str) -> Iterator[Heartbeat]:
     """Hold the campaign's lease, renewed by a thread, and give it back."""
-    lease: Lease = acquire(store, name, Owner.current(), ttl_s=LEASE_TTL_S)
-    keeper = LeaseKeeper(lease)
-    keeper.start()
+    lease = acquire(store, name, ttl_s=LEASE_TTL_S)
     try:
-        yield keeper
+        with Heartbeat(lease) as heartbeat:
+            yield heartbeat
     finally:
-        keeper.stop()
+        lease.release()
 
 
 def _refuse_second_launch(folder: RunFolder) -> None:
+    name = folder.config().name
     with folder.store() as store:
-        campaign = store.get("campaigns", folder.config().name)
+        campaign, present = store.get("campaigns", name), holder(store, name)
+    if present is not None and present.is_live:
+        raise LeaseError(
+            f"campaign {name!r} is running: process {present.owner.pid} on {present.owner.host} drives it",
+            value=str(folder.path),
+            cure=f"look with `campaign status {folder.path}`, or launch with --run-dir elsewhere",
+        )
     if campaign is not None:
         raise LeaseError(
             f"{folder.path} holds a campaign already ({campaign['state']})",
-            value=campaign["name"],
+            value=name,
             cure=f"carry it on with `campaign resume {folder.path}`, or launch with --run-dir elsewhere",
         )
 
 
-def _refuse_foreign_store(store: CampaignStore, config: CampaignConfig, folder: RunFolder) -> None:
+def _refuse_foreign_store(store: CampaignStore) -> None:
     others = [one["_id"] for one in store.query("campaigns", fields=["_id", "run_dir"])]
     if others:
         raise ConfigError(
@@ -265,7 +273,7 @@ def _with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
     """Return the configuration with every path absolute: nothing relative is ever stored."""
 
     def absolute(source: str) -> str:
-        if source.startswith("builtin:") or source.split(":")[0] == "materials-project":
+        if source.startswith("builtin:") or source.split(":", maxsplit=1)[0] == "materials-project":
             return source
         return str((base / Path(source).expanduser()).resolve())
 
@@ -297,7 +305,7 @@ def _write_campaign(
     store: CampaignStore, config: CampaignConfig, folder: RunFolder, prepared: Path, summary: str
 ) -> None:
     document = CampaignDocument(
-        _id=config.name,
+        id=config.name,
         name=config.name,
         config=config_document(config),
         config_hash=config_hash(config),

@@ -61,7 +61,7 @@ class OrderBook:
             case Sample():
                 return tasks.sample, self._sample(action, state)
             case Screen():
-                return tasks.screen, self._screen(action, state)
+                return tasks.screen, self._screen(action)
             case Score():
                 return tasks.score, self._score(action, state)
             case BuildLabel():
@@ -74,7 +74,7 @@ class OrderBook:
 
     def _sample(self, action: Sample, state: CampaignState) -> dict[str, Any]:
         role = self.roles[self.spec.generators[action.generator]]
-        version = state.version(role.key, self.spec.term(action.round))
+        version = state.version(role.key, self.spec.generator_term(action.round))
         chemistry = self.config.chemistry
         return {
             "kind": role.kind,
@@ -88,7 +88,7 @@ class OrderBook:
             },
         }
 
-    def _screen(self, action: Screen, state: CampaignState) -> dict[str, Any]:
+    def _screen(self, action: Screen) -> dict[str, Any]:
         segment = self.spec.segments[action.segment]
         documents = self._candidates(action.ids, ["structure", "screened_structure", "predictions", "bucket"])
         earlier: dict[str, list[list[Any]]] = {}
@@ -96,7 +96,11 @@ class OrderBook:
             earlier = self._earlier({document["bucket"] for document in documents}, action)
         return {
             "items": [
-                {"id": one["_id"], "structure": current_structure(one), "values": one.get("predictions") or {}}
+                {
+                    "id": one["_id"],
+                    "structure": current_structure(one),
+                    "values": one.get("predictions") or {},
+                }
                 for one in documents
             ],
             "screens": [[kind, dict(options)] for kind, options in segment.screens],
@@ -111,7 +115,11 @@ class OrderBook:
         """Return the candidates of earlier rounds that passed this segment, by bucket, in order of making."""
         found = self.store.query(
             "candidates",
-            {"bucket": {"$in": sorted(buckets)}, "round": {"$lt": action.round}, "segment": {"$gt": action.segment}},
+            {
+                "bucket": {"$in": sorted(buckets)},
+                "round": {"$lt": action.round},
+                "segment": {"$gt": action.segment},
+            },
             fields=["_id", "bucket", "round", "order", "structure", "screened_structure"],
         )
         earlier: dict[str, list[list[Any]]] = {}
@@ -187,7 +195,14 @@ class OrderBook:
         found = self.store.query(
             "labels",
             {"_id": {"$in": chosen}, "state": "done", "result.e_above_hull": {"$ne": None}},
-            fields=["_id", "round", "rank", "result.structure", "result.formation_energy_per_atom", "result.e_above_hull"],
+            fields=[
+                "_id",
+                "round",
+                "rank",
+                "result.structure",
+                "result.formation_energy_per_atom",
+                "result.e_above_hull",
+            ],
         )
         return [
             {

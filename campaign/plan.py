@@ -41,6 +41,10 @@ class Spec:
         """Return the term of the models that sample and judge round `index`."""
         return max(0, index - self.config.acquisition.lookahead_rounds)
 
+    def generator_term(self, index: int) -> int:
+        """Return the term of the generators that sample round `index`: the first one if they do not learn."""
+        return self.term(index) if self.config.learn.generators else 0
+
     def batches(self, index: int) -> list[tuple[str, int, int, int]]:
         """Return (batch name, generator number, crystals asked, seed) of every sampling task of a round."""
         config = self.config
@@ -234,7 +238,9 @@ def _own_actions(state: CampaignState, spec: Spec, reason: str) -> Iterator[Acti
         if current.to_score is None and _screened(current, spec) and _predecessor_chose(state, current):
             yield FixScoring(f"fix/{current.index}", None, current.index)
         elif current.to_score is not None and len(current.scored) == len(current.to_score):
-            yield Select(f"select/{current.index}", None, current.index, _allotted(state, spec, current.index))
+            yield Select(
+                f"select/{current.index}", None, current.index, _allotted(state, spec, current.index)
+            )
 
 
 def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
@@ -244,12 +250,12 @@ def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     yield from _label_tasks(state, begin=not reason)
     if reason:
         return
-    yield from _training(state, spec, spec.generators)
+    yield from _training(state, spec.generators, learn=spec.config.learn.generators)
     for current in _open_rounds(state):
-        yield from _sampling(current, state, spec)
+        yield from _sampling(current, spec)
         yield from _screening(current, state, spec)
         yield from _scoring(current, state, spec)
-    yield from _training(state, spec, spec.judges)
+    yield from _training(state, spec.judges, learn=True)
 
 
 def _label_tasks(state: CampaignState, *, begin: bool) -> Iterator[Action]:
@@ -279,7 +285,9 @@ def runnable(label: LabelState) -> list[JobState]:
 def _to_judge(state: CampaignState) -> list[str]:
     if not state.references_known or any(not label.final for label in state.references()):
         return []
-    return [label.id for label in state.labels.values() if label.state == LabelStatus.DONE and not label.judged]
+    return [
+        label.id for label in state.labels.values() if label.state == LabelStatus.DONE and not label.judged
+    ]
 
 
 def _open_rounds(state: CampaignState) -> list[RoundState]:
@@ -319,10 +327,10 @@ def _may_open(state: CampaignState, spec: Spec, index: int) -> bool:
     if index > 0 and not _sampled(state.rounds[index - 1], spec) and state.rounds[index - 1].selected is None:
         return False
     # A round far ahead would only pile up candidates: it opens when its models are decided.
-    return all(state.version(key, spec.term(index)) is not None for key in spec.generators)
+    return all(state.version(key, spec.generator_term(index)) is not None for key in spec.generators)
 
 
-def _sampling(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[Action]:
+def _sampling(current: RoundState, spec: Spec) -> Iterator[Action]:
     for name, number, size, seed in spec.batches(current.index):
         if name not in current.batches:
             yield Sample(f"sample/{current.index}/{name}", "gpu", current.index, name, number, size, seed)
@@ -361,10 +369,10 @@ def _scoring(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[
             yield Score(f"score/{current.index}/{place}", "gpu", current.index, place, ids)
 
 
-def _training(state: CampaignState, spec: Spec, keys: Sequence[str]) -> Iterator[Action]:
+def _training(state: CampaignState, keys: Sequence[str], *, learn: bool) -> Iterator[Action]:
     for key in keys:
         term = next(term for term in range(len(state.rounds) + 2) if (key, term) not in state.models)
-        if term > 0 and not _labels_ready(state, term):
+        if term > 0 and not (learn and _labels_ready(state, term)):
             continue
         yield Train(f"train/{key}/{term}", "gpu", key, term)
 

@@ -88,7 +88,9 @@ class Progress:
         for event in self._store.query("events", filter_, sort=[("_id", 1)]):
             self._last_event = event["_id"]
             clock = str(event["time"])[11:19]
-            self._console.print(f"{clock}  {event['kind']:<16} {event['message']}", highlight=False, markup=False)
+            self._console.print(
+                f"{clock}  {event['kind']:<16} {event['message']}", highlight=False, markup=False
+            )
 
     def _line(self, state: CampaignState, busy: dict[str, int]) -> str:
         final = sum(label.final for label in state.labels.values())

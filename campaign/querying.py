@@ -44,10 +44,14 @@ def run_query(
     from campaign.errors import QueryError
 
     if collection not in COLLECTIONS:
-        raise QueryError("unknown collection", value=collection, allowed=COLLECTIONS, cure="choose one of these")
+        raise QueryError(
+            "unknown collection", value=collection, allowed=COLLECTIONS, cure="choose one of these"
+        )
     wanted, shown, order = parse_filter(filter_text), parse_fields(fields), parse_sort(sort)
     with find_run(run).store() as store:
         if count:
             return store.count(collection, wanted)
-        documents = list(store.query(collection, wanted, fields=shown or None, sort=order or None, limit=limit))
+        documents = list(
+            store.query(collection, wanted, fields=shown or None, sort=order or None, limit=limit)
+        )
     return Found(documents, shown or DEFAULT_FIELDS.get(collection, ("_id",)))

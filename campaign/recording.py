@@ -50,10 +50,10 @@ class Recorder:
         place = [name for name, *_ in self.spec.batches(action.round)].index(action.batch)
         first = place * BATCH_STRIDE
         key = self.spec.generators[action.generator]
-        version = state.version(key, self.spec.term(action.round))
+        version = state.version(key, self.spec.generator_term(action.round))
         documents = [
             CandidateDocument(
-                _id=one["id"],
+                id=one["id"],
                 campaign=self.campaign,
                 round=action.round,
                 order=first + number,
@@ -85,7 +85,10 @@ class Recorder:
             "seconds": result.get("seconds", 0.0),
         }
         return self._round(
-            action.round, {f"batches.{action.batch}": summary}, state, {member.id: member for member in members}
+            action.round,
+            {f"batches.{action.batch}": summary},
+            state,
+            {member.id: member for member in members},
         )
 
     def screened(self, action: Screen, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
@@ -141,15 +144,14 @@ class Recorder:
         label = self._get("labels", action.label)
         jobs = _with_job_state(label["jobs"], action, LabelStatus.RUNNING)
         if label["purpose"] == "candidate" and label["state"] == LabelStatus.QUEUED:
-            self.store.set_fields("candidates", label["candidate_id"], {"state": CandidateStatus.LABELLING.value})
+            self.store.set_fields(
+                "candidates", label["candidate_id"], {"state": CandidateStatus.LABELLING.value}
+            )
         return self._label(action.label, {"jobs": jobs, "state": LabelStatus.RUNNING.value}, state)
 
     def job_done(self, action: RunJob, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
         """Store a job's output, then the jobs it asked for, then the label's progress."""
-        for document in result["docs"]:
-            self.store.put("jobs", {**document, "_id": f"{document['uuid']}-{document['index']}"})
-        for document in result.get("data") or []:
-            self.store.put("data", {**document, "_id": document.get("blob_uuid") or document["_id"]})
+        self.store.put_job_outputs(result["docs"], result.get("data") or [])
         flow = self._get("flows", action.label)
         known = {(job["uuid"], job["index"]) for job in flow["jobs"]}
         added = [job for job in result.get("new_jobs") or [] if (job["uuid"], job["index"]) not in known]
@@ -181,11 +183,16 @@ class Recorder:
         failure = result["failure"]
         attempts = [*label["attempts"], _attempt(action, result, failure)]
         causes = [
-            one["cause"] for one in attempts if one["job"] == action.job and one["index"] == action.index and one["cause"]
+            one["cause"]
+            for one in attempts
+            if one["job"] == action.job and one["index"] == action.index and one["cause"]
         ]
         again = try_again(causes, max_attempts)
         outcome = LabelStatus.QUEUED if again else LabelStatus.FAILED
-        fields: dict[str, Any] = {"jobs": _with_job_state(label["jobs"], action, outcome), "attempts": attempts}
+        fields: dict[str, Any] = {
+            "jobs": _with_job_state(label["jobs"], action, outcome),
+            "attempts": attempts,
+        }
         spent = float(result.get("core_hours") or 0.0)
         fields["core_hours"] = label["core_hours"] + spent
         if not again:
@@ -209,7 +216,7 @@ class Recorder:
         """Write a model version with its verdict; it is final."""
         parent = state.version(action.model, action.term - 1) if action.term > 0 else None
         document = ModelDocument(
-            _id=version_id(self.campaign, action.model, action.term),
+            id=version_id(self.campaign, action.model, action.term),
             campaign=self.campaign,
             key=action.model,
             term=action.term,

@@ -49,7 +49,9 @@ def _mend_candidates(store: CampaignStore) -> int:
         LabelStatus.DONE: CandidateStatus.LABELLED,
         LabelStatus.FAILED: CandidateStatus.FAILED,
     }
-    candidates = list(store.query("candidates", {"state": {"$in": open_states}}, fields=["_id", "state", "label_id"]))
+    candidates = list(
+        store.query("candidates", {"state": {"$in": open_states}}, fields=["_id", "state", "label_id"])
+    )
     labels = {
         label["_id"]: label
         for label in store.query(

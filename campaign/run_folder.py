@@ -1,13 +1,13 @@
 """A campaign's folder: its configuration, store file, checkpoints, logs and the work of its tasks.
 
-    <run folder>/
-      campaign.yaml      the configuration as launched, every default filled in
-      store.sqlite       the embedded store, if no MongoDB is used
-      reference/         prepared reference data
-      models/            checkpoints, one folder per version
-      work/              one folder per label and job
-      logs/              driver, pools, workers
-      control/           requests to the driver (`campaign stop`)
+<run folder>/
+  campaign.yaml      the configuration as launched, every default filled in
+  store.sqlite       the embedded store, if no MongoDB is used
+  reference/         prepared reference data
+  models/            checkpoints, one folder per version
+  work/              one folder per label and job
+  logs/              driver, pools, workers
+  control/           requests to the driver (`campaign stop`)
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class RunFolder:
     def write_config(self, config: CampaignConfig) -> None:
         """Write the configuration, with every default, for resume and for people."""
         text = yaml.safe_dump(config_document(config), sort_keys=False, allow_unicode=True)
-        write_atomic(self.config_file, "# As launched, with every default. Edit your own file instead.\n" + text)
+        write_atomic(
+            self.config_file, "# As launched, with every default. Edit your own file instead.\n" + text
+        )
 
     def store(self, *, read_only: bool = True) -> CampaignStore:
         """Open the campaign's store."""
@@ -135,4 +137,6 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StoreFullError(f"cannot write {path}", value=error.strerror, cure="free space, then resume") from None
+        raise StoreFullError(
+            f"cannot write {path}", value=error.strerror, cure="free space, then resume"
+        ) from None

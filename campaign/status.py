@@ -46,9 +46,7 @@ def summary(store: CampaignStore, name: str, *, best: int = 5) -> dict[str, Any]
 def rounds(store: CampaignStore) -> list[dict[str, Any]]:
     """Return one row per round: candidates made, chosen and labelled."""
     rows = []
-    for one in store.query(
-        "rounds", fields=["index", "batches", "selected"], sort=[("index", 1)]
-    ):
+    for one in store.query("rounds", fields=["index", "batches", "selected"], sort=[("index", 1)]):
         batches = (one.get("batches") or {}).values()
         rows.append(
             {
@@ -80,7 +78,9 @@ def result_rows(store: CampaignStore) -> list[dict[str, Any]]:
         "labels", {"purpose": "candidate", "state": {"$in": ["done", "failed"]}}, fields=LABEL_FIELDS
     )
     rows = [label_row(one, store) for one in found]
-    return sorted(rows, key=lambda row: (row["e_above_hull"] is None, row["e_above_hull"] or 0.0, row["formula"]))
+    return sorted(
+        rows, key=lambda row: (row["e_above_hull"] is None, row["e_above_hull"] or 0.0, row["formula"])
+    )
 
 
 LABEL_FIELDS = [

@@ -19,7 +19,9 @@ def request_stop(run: Path, *, now: bool) -> str:
     with folder.store() as store:
         campaign = store.get("campaigns", folder.config().name) or {}
     if campaign.get("state") != "running":
-        return f"campaign {campaign.get('name')} is not running (it is {campaign.get('state')}): nothing to stop"
+        return (
+            f"campaign {campaign.get('name')} is not running (it is {campaign.get('state')}): nothing to stop"
+        )
     mode = "now" if now else "drain"
     write_atomic(folder.stop_file, json.dumps({"mode": mode, "time": time_now()}))
     done = "cancels what runs" if now else "lets running tasks end and begins nothing new"

@@ -24,7 +24,7 @@ def substitute_result(action: Action, state: CampaignState, failure: Mapping[str
         case Sample():
             return {"candidates": []}
         case Screen():
-            outcomes = [
+            outcomes: list[dict[str, Any]] = [
                 {
                     "candidate_id": name,
                     "passed": False,

@@ -35,7 +35,9 @@ def _without(row: Mapping[str, Any]) -> str:
     return f"failed: {row['cause']}" if row["state"] == "failed" else "no hull"
 
 
-def status_view(status: Mapping[str, Any], slots: Mapping[str, int], busy: Mapping[str, int]) -> RenderableType:
+def status_view(
+    status: Mapping[str, Any], slots: Mapping[str, int], busy: Mapping[str, int]
+) -> RenderableType:
     """Return the live view: funnel, label slots, best so far, budgets."""
     counts = status["candidates"]
     head = Text.assemble(
@@ -44,7 +46,9 @@ def status_view(status: Mapping[str, Any], slots: Mapping[str, int], busy: Mappi
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
-    table.add_row("candidates", "  ".join(f"{name} {counts[name]}" for name in FUNNEL if counts.get(name)) or "none yet")
+    table.add_row(
+        "candidates", "  ".join(f"{name} {counts[name]}" for name in FUNNEL if counts.get(name)) or "none yet"
+    )
     if status["rejected_by"]:
         rejected = sorted(status["rejected_by"].items(), key=lambda item: -item[1])
         table.add_row("rejected by", "  ".join(f"{name} {number}" for name, number in rejected))

@@ -74,7 +74,9 @@ def screen(task: Task) -> Result:
     from campaign.reference import load_prepared
     from campaign.screening import ScreenContext, ScreenItem, run_segment
 
-    items = [ScreenItem(one["id"], Structure.from_dict(one["structure"]), one["values"]) for one in task["items"]]
+    items = [
+        ScreenItem(one["id"], Structure.from_dict(one["structure"]), one["values"]) for one in task["items"]
+    ]
     context = ScreenContext(
         reference=load_prepared(Path(task["reference"])),
         surrogate=_LazySurrogate(task["surrogate"]),

@@ -38,5 +38,7 @@ def write_template(file: Path, name: str, *, force: bool) -> None:
     if file.exists() and not force:
         raise ConfigError("the file exists", value=str(file), cure="name another, or add --force")
     if not file.parent.is_dir():
-        raise ConfigError("the folder does not exist", value=str(file.parent), cure="make it, or name another")
+        raise ConfigError(
+            "the folder does not exist", value=str(file.parent), cure="make it, or name another"
+        )
     write_atomic(file, text)

@@ -54,7 +54,7 @@ def train_model(task: Mapping[str, Any]) -> dict[str, Any]:
     if task["parent"] is None:
         return _first_fit(task, sets)
     if not sets.labelled:
-        return _refused(task, "no new labels to learn from")
+        return _refused("no new labels to learn from")
     if task["role"] == "generator":
         return _fine_tune_generator(task, sets)
     return _fine_tune_judge(task, sets)
@@ -155,7 +155,9 @@ def _first_fit(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
     else:
         model.fit(sets.train, sets.held_out, task["seed"])
         metrics = {"reference": model.evaluate(sets.held_out) if sets.held_out else {}}
-    return _kept(task, model, [], {}, metrics, promoted=True, verdict="first version, fitted on the reference")
+    return _kept(
+        task, model, [], {}, metrics, promoted=True, verdict="first version, fitted on the reference"
+    )
 
 
 def _fine_tune_judge(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
@@ -243,7 +245,7 @@ def _kept(
     }
 
 
-def _refused(task: Mapping[str, Any], why: str) -> dict[str, Any]:
+def _refused(why: str) -> dict[str, Any]:
     return {
         "promoted": False,
         "verdict": why,

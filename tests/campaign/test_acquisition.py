@@ -82,6 +82,8 @@ def test_conditions_keep_candidates_from_a_label():
 
 
 def test_choice_spreads_over_formulas():
-    ranked = rank([candidate(f"a{n}", 0.01 * n) for n in range(5)] + [candidate("b", 1.0)], AcquisitionConfig(), 0.1, 0)
+    ranked = rank(
+        [candidate(f"a{n}", 0.01 * n) for n in range(5)] + [candidate("b", 1.0)], AcquisitionConfig(), 0.1, 0
+    )
     assert choose(ranked, 3, max_per_formula=2) == ["a0", "a1", "b"]
     assert choose(ranked, 0, max_per_formula=2) == []

@@ -42,7 +42,10 @@ def test_init_does_not_overwrite(tmp_path):
         ({"chemistri": {}}, ["unknown key chemistri", "did you mean 'chemistry'"]),
         ({"chemistry": {"elements": ["Ca", "Sj"]}}, ["'Sj' is not a chemical element", "did you mean"]),
         ({"chemistry": {"elements": ["Ca", "Ca"]}}, ["named twice"]),
-        ({"chemistry": {"elements": ["Ca"], "n_elements": [2, 3]}}, ["n_elements [2, 3]", "1 elements named"]),
+        (
+            {"chemistry": {"elements": ["Ca"], "n_elements": [2, 3]}},
+            ["n_elements [2, 3]", "1 elements named"],
+        ),
         ({"acquisition": {"polcy": "ucb"}}, ["acquisition.polcy", "did you mean 'policy'", "allowed:"]),
         ({"acquisition": {"policy": "ucbb"}}, ["acquisition.policy", "'ucbb'", "'greedy'"]),
         ({"stop": {"rounds": 0}}, ["stop.rounds", "got 0"]),
@@ -83,9 +86,13 @@ def test_configuration_is_frozen():
 
 def test_only_harmless_changes_pass_on_resume():
     old = config_document(parse_config(SMALL, "x"))
-    harmless = config_document(parse_config({**SMALL, "stop": {"rounds": 9}, "labels": {"max_attempts": 5}}, "x"))
+    harmless = config_document(
+        parse_config({**SMALL, "stop": {"rounds": 9}, "labels": {"max_attempts": 5}}, "x")
+    )
     assert changes(old, harmless) == {}
-    harmful = config_document(parse_config({**SMALL, "labels": {"engine_options": {"preset": "precise"}}}, "x"))
+    harmful = config_document(
+        parse_config({**SMALL, "labels": {"engine_options": {"preset": "precise"}}}, "x")
+    )
     assert "labels.engine_options.preset" in changes(old, harmful)
     assert config_hash(parse_config(SMALL, "x")) != config_hash(parse_config({**SMALL, "seed": 4}, "x"))
 
@@ -94,7 +101,11 @@ def test_schema_knows_every_key_and_describes_it():
     schema = json_schema()
     assert set(schema["properties"]) == set(config_document(parse_config(SMALL, "x")))
     blocks = [schema, *schema["$defs"].values()]
-    named = [(block.get("title"), key, value) for block in blocks for key, value in block.get("properties", {}).items()]
+    named = [
+        (block.get("title"), key, value)
+        for block in blocks
+        for key, value in block.get("properties", {}).items()
+    ]
     missing = [
         (title, key) for title, key, value in named if "description" not in value and "$ref" not in str(value)
     ]

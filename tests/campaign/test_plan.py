@@ -109,7 +109,9 @@ class World:
                 ids = tuple(sorted(name for chunk in current.to_score for name in chunk))[: action.n]
                 self.chosen[action.round] = ids
                 labels = [label(name, "candidate", action.round, rank) for rank, name in enumerate(ids)]
-                self.state = self.state.with_round(replace(current, selected=ids, members={})).with_labels(labels)
+                self.state = self.state.with_round(replace(current, selected=ids, members={})).with_labels(
+                    labels
+                )
             case Judge():
                 labels = [replace(self.state.labels[name], judged=True) for name in action.labels]
                 self.state = self.state.with_labels(labels)
@@ -175,7 +177,9 @@ def label(name: str, purpose: str, index: int, rank: int) -> LabelState:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 2))
 def test_choices_do_not_depend_on_the_order_of_results(seed, lookahead):
-    spec = spec_with(acquisition={"candidates_per_round": 10, "labels_per_round": 3, "lookahead_rounds": lookahead})
+    spec = spec_with(
+        acquisition={"candidates_per_round": 10, "labels_per_round": 3, "lookahead_rounds": lookahead}
+    )
     first, other = World(spec, 0), World(spec, seed)
     assert first.run() == other.run() == "every round is complete"
     assert first.chosen == other.chosen
@@ -192,7 +196,7 @@ def test_every_round_is_screened_chosen_and_learned_from():
     world.run()
     assert sorted(world.chosen) == [0, 1, 2]
     assert all(len(ids) == 3 for ids in world.chosen.values())
-    assert {key for key in world.state.models} == {
+    assert set(world.state.models) == {
         (key, term) for key in ("generator-0-g", "head-0-h") for term in range(4)
     }
 
@@ -244,7 +248,9 @@ def test_budgets_stop_new_work_and_let_begun_labels_end(stop, usage, words):
         state=LabelStatus.RUNNING,
         jobs=(JobState("a", 1, "relax", (), LabelStatus.QUEUED),),
     )
-    state = CampaignState(usage=usage, references_known=True).with_labels([begun, label("b", "candidate", 0, 1)])
+    state = CampaignState(usage=usage, references_known=True).with_labels(
+        [begun, label("b", "candidate", 0, 1)]
+    )
     assert words in stop_reason(state, spec)
     actions = plan(state, spec, FREE, set())
     assert [type(action) for action in actions] == [RunJob]
@@ -260,7 +266,9 @@ def test_stable_candidates_end_the_campaign():
 
 
 def test_a_drain_begins_nothing():
-    state = CampaignState(stop_requested="drain", references_known=True).with_labels([label("a", "candidate", 0, 0)])
+    state = CampaignState(stop_requested="drain", references_known=True).with_labels(
+        [label("a", "candidate", 0, 0)]
+    )
     assert plan(state, spec_with(), FREE, {"job/x"}) == []
     assert isinstance(plan(state, spec_with(), FREE, set())[0], Finish)
 
@@ -278,14 +286,20 @@ def test_a_job_waits_for_its_parents_and_replaced_jobs_for_their_last_index():
 
 def test_failed_element_reference_ends_the_campaign():
     failed = replace(label("Ca", "reference", -1, 0), state=LabelStatus.FAILED, judged=True)
-    reason = plan(CampaignState(references_known=True).with_labels([failed]), spec_with(), FREE, set())[0].reason
+    reason = plan(CampaignState(references_known=True).with_labels([failed]), spec_with(), FREE, set())[
+        0
+    ].reason
     assert "reference label" in reason
 
 
 def test_shares_and_batches_add_up():
     spec = spec_with()
     config = spec.config.model_copy(
-        update={"generators": tuple(spec.config.generators[0].model_copy(update={"share": s}) for s in (1, 2, 0.5))}
+        update={
+            "generators": tuple(
+                spec.config.generators[0].model_copy(update={"share": s}) for s in (1, 2, 0.5)
+            )
+        }
     )
     batches = Spec(config, spec.segments, ("a", "b", "c"), ()).batches(0)
     assert sum(size for _, _, size, _ in batches) == 10
