@@ -41,7 +41,7 @@ def sample(task: Task) -> Result:
     Returns:
         `candidates`: id, formula, chemsys, n_atoms, spacegroup, bucket, structure and provenance of each.
     """
-    from campaign.description import describe
+    from campaign.fingerprint import describe
     from models.data import Conditions
 
     generator = _model("generator", task["kind"], task["checkpoint"])
