@@ -132,12 +132,14 @@ def query(
     sort: Annotated[str, typer.Option(help="Fields to sort by, by commas; -field for descending.")] = "",
     limit: Annotated[int, typer.Option(help="Most documents; 0 for all.")] = 20,
     count: Annotated[bool, typer.Option("--count", help="Only the number.")] = False,
+    count_by: Annotated[str, typer.Option(help="Numbers per value of this field.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
 ) -> None:
     """Query a collection as with MongoDB, whatever the store."""
     from campaign.querying import run_query
 
-    found = run_query(run, collection, filter, fields=fields, sort=sort, limit=limit, count=count)
+    shape = {"fields": fields, "sort": sort, "count_by": count_by}
+    found = run_query(run, collection, filter, limit=limit, count=count, **shape)
     if isinstance(found, int):
         typer.echo(str(found))
         return

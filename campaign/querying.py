@@ -33,9 +33,17 @@ class Found:
 
 
 def run_query(
-    run: Path, collection: str, filter_text: str, *, fields: str, sort: str, limit: int, count: bool
+    run: Path,
+    collection: str,
+    filter_text: str,
+    *,
+    fields: str = "",
+    sort: str = "",
+    count_by: str = "",
+    limit: int = 0,
+    count: bool = False,
 ) -> Found | int:
-    """Return the documents that match, or their number.
+    """Return the documents that match, or their number, or their numbers by the value of a field.
 
     Raises:
         QueryError: Unknown collection, or a filter, sort or field list that cannot be read.
@@ -51,6 +59,9 @@ def run_query(
     with find_run(run).store() as store:
         if count:
             return store.count(collection, wanted)
+        if count_by:
+            counts = sorted(store.count_by(collection, count_by, wanted).items(), key=lambda item: -item[1])
+            return Found([{count_by: value, "count": number} for value, number in counts], (count_by, "count"))
         documents = list(
             store.query(collection, wanted, fields=shown or None, sort=order or None, limit=limit)
         )

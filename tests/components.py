@@ -1,0 +1,139 @@
+"""Small components, named in test campaigns by their import path as a user's own would be.
+
+They are real components: the generator makes crystals, the head learns a number per element, the calculator
+computes energies and forces. They are only much faster than the shipped ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from ase.calculators.lj import LennardJones
+from pydantic import BaseModel, ConfigDict
+from pymatgen.core import Lattice, Structure
+
+from models.data import Conditions, LabelledStructure
+from models.heads.base import Prediction
+
+
+class NoOptions(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BinaryGenerator:
+    """Binary crystals in four simple types, at random lattice parameters; learns which elements did well."""
+
+    Config: ClassVar[type[NoOptions]] = NoOptions
+
+    def __init__(self, config: NoOptions | None = None) -> None:
+        self.config = config or NoOptions()
+        self.liked: dict[str, float] = {}
+
+    def fit(self, train: Sequence[LabelledStructure], seed: int) -> None:
+        self.liked = {}
+
+    def sample(self, n: int, conditions: Conditions, seed: int) -> list[Structure]:
+        random = np.random.default_rng(seed)
+        made = []
+        for _ in range(n):
+            a, b = random.choice(sorted(conditions.elements), size=2, replace=False)
+            length = float(random.uniform(0.95, 1.15))
+            kind = random.integers(4)
+            half = [[0, 0, 0], [0.5, 0.5, 0.5]]
+            if kind == 0:
+                made.append(Structure(Lattice.cubic(3.6 * length), [a, b], half))
+            elif kind == 1:
+                made.append(Structure.from_spacegroup("Fm-3m", Lattice.cubic(6.0 * length), [a, b], half).get_primitive_structure())
+            elif kind == 2:
+                sites = [[0, 0, 0], [0.25, 0.25, 0.25]]
+                made.append(Structure.from_spacegroup("F-43m", Lattice.cubic(6.4 * length), [a, b], sites).get_primitive_structure())
+            else:
+                made.append(Structure(Lattice.tetragonal(3.3 * length, 4.2 * length), [a, b], half))
+        return made
+
+    def fine_tune(self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int) -> None:
+        for one in labelled:
+            self.liked[one.structure.composition.reduced_formula] = float(one.properties["e_above_hull"] or 0.0)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "liked.json").write_text(json.dumps(self.liked))
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> Self:
+        found = cls()
+        found.liked = json.loads((Path(folder) / "liked.json").read_text())
+        return found
+
+
+class ElementHead:
+    """Least-squares formation energy per element; its residual is the standard deviation."""
+
+    Config: ClassVar[type[NoOptions]] = NoOptions
+    properties = ("formation_energy_per_atom",)
+
+    def __init__(self, config: NoOptions | None = None) -> None:
+        self.weights = np.zeros(120)
+        self.std = 1.0
+
+    def fit(self, train: Sequence[LabelledStructure], valid: Sequence[LabelledStructure], seed: int) -> dict[str, float]:
+        known = [one for one in [*train, *valid] if one.properties.get(self.properties[0]) is not None]
+        rows = np.array([self._fractions(one.structure) for one in known])
+        truth = np.array([one.properties[self.properties[0]] for one in known], dtype=float)
+        self.weights = np.linalg.lstsq(rows, truth, rcond=1e-6)[0]
+        self.std = float(np.std(rows @ self.weights - truth)) + 0.01
+        return {"n_train": float(len(known))}
+
+    def predict(self, structures: Sequence[Structure]) -> Prediction:
+        mean = np.array([self._fractions(one) @ self.weights for one in structures])[:, None]
+        return Prediction(mean, np.full_like(mean, self.std))
+
+    def evaluate(self, labelled: Sequence[LabelledStructure]) -> dict[str, float]:
+        known = [one for one in labelled if one.properties.get(self.properties[0]) is not None]
+        if not known:
+            return {}
+        found = self.predict([one.structure for one in known]).mean[:, 0]
+        return {"mae": float(np.mean([abs(x - one.properties[self.properties[0]]) for x, one in zip(found, known, strict=True)]))}
+
+    def fine_tune(self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int) -> dict[str, float]:
+        return self.fit([*labelled, *replay], [], seed)
+
+    @staticmethod
+    def _fractions(structure: Structure) -> np.ndarray:
+        row = np.zeros(120)
+        for element, fraction in structure.composition.fractional_composition.items():
+            row[element.Z] = fraction
+        return row
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "weights.json").write_text(json.dumps({"weights": self.weights.tolist(), "std": self.std}))
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> Self:
+        found = cls()
+        stored = json.loads((Path(folder) / "weights.json").read_text())
+        found.weights, found.std = np.array(stored["weights"]), stored["std"]
+        return found
+
+
+class CountingLennardJones(LennardJones):
+    """Lennard-Jones that writes a line to a file whenever it is built, that is once per execution of a job."""
+
+    def __init__(self, log: str, sleep_s: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**{"sigma": 2.5, "epsilon": 0.3, "rc": 6.0, "smooth": True, **kwargs})
+        self._sleep_s = sleep_s
+        line = json.dumps({"pid": os.getpid(), "time": time.time()}) + "\n"
+        handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(handle, line.encode())
+        os.close(handle)
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        time.sleep(self._sleep_s)
+        super().calculate(*args, **kwargs)
