@@ -9,7 +9,7 @@ from models.data import LabelledStructure
 from models.errors import DeviceError, TrainingDataError
 from models.graph import GraphSet
 from models.networks.cgcnn import CGCNN, CGCNNConfig
-from models.networks.ensemble import find_device
+from models.ensemble import find_device
 from models.training import (
     Schedule,
     TrainingConfig,
