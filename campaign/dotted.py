@@ -43,31 +43,45 @@ def order(value: Any) -> Order:
     return kind, None if kind == _NULL else value
 
 
-def values_at(value: Any, parts: Sequence[str], start: int = 0) -> list[Any]:
-    """Return what a path reaches: one value, or several where it passes through lists; MISSING for none."""
+def reached(
+    value: Any, parts: Sequence[str], start: int = 0, by_place: bool = False
+) -> list[tuple[Any, bool]]:
+    """Return what a path reaches: one value, or several where it passes through lists; MISSING for none.
+
+    Returns:
+        Pairs (value, whether the last step was a place in a list); MongoDB does not look into a list that was
+        reached so.
+    """
     if start == len(parts):
-        return [value]
+        return [(value, by_place)]
     head = parts[start]
     if isinstance(value, dict):
         if head not in value:
-            return [MISSING]
-        return values_at(value[head], parts, start + 1)
+            return [(MISSING, False)]
+        return reached(value[head], parts, start + 1)
     if not isinstance(value, list):
-        return [MISSING]
-    found: list[Any] = []
+        return [(MISSING, False)]
+    found: list[tuple[Any, bool]] = []
     if head.isdigit() and int(head) < len(value):
-        found += values_at(value[int(head)], parts, start + 1)
+        item = value[int(head)]
+        if start + 1 == len(parts) or isinstance(item, dict | list):
+            found += reached(item, parts, start + 1, True)
     for item in value:
         if isinstance(item, dict):
-            found += values_at(item, parts, start)
+            found += reached(item, parts, start)
     return found
+
+
+def values_at(value: Any, parts: Sequence[str]) -> list[Any]:
+    """Return the values that a path reaches; see `reached`."""
+    return [found for found, _ in reached(value, parts)]
 
 
 def group_value(value: Any, parts: Sequence[str]) -> Any:
     """Return the one value that MongoDB groups by: lists are passed through, numbers in paths are keys."""
     for place, head in enumerate(parts):
         if isinstance(value, list):
-            inner = (group_value(item, parts[place:]) for item in value if isinstance(item, dict | list))
+            inner = (group_value(item, parts[place:]) for item in value if isinstance(item, dict))
             return [item for item in inner if item is not MISSING]
         if not isinstance(value, dict) or head not in value:
             return MISSING

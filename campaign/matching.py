@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from campaign.dotted import MISSING, order, rank, values_at
+from campaign.dotted import MISSING, order, rank, reached
 from campaign.errors import QueryError
 
 Predicate = Callable[[Any], bool]
@@ -96,10 +96,10 @@ def _on_any(path: list[str], predicate: Predicate, *, into_lists: bool = True) -
     """Match when any value at the path fits, lists element by element too."""
 
     def matcher(document: dict[str, Any]) -> bool:
-        for value in values_at(document, path):
+        for value, by_place in reached(document, path):
             if predicate(value):
                 return True
-            if into_lists and isinstance(value, list) and any(predicate(item) for item in value):
+            if into_lists and not by_place and isinstance(value, list) and any(map(predicate, value)):
                 return True
         return False
 
@@ -222,6 +222,7 @@ def _mod(operand: Any) -> Predicate:
     return lambda v: (
         isinstance(v, int | float)
         and not isinstance(v, bool)
+        and abs(v) < 2**63
         and abs(int(v)) % abs(divisor) * (1 if v >= 0 else -1) == remainder
     )
 
@@ -234,10 +235,8 @@ def _size(operand: Any) -> Predicate:
 
 
 def _all(path: list[str], operand: Any) -> Matcher:
-    if not isinstance(operand, list | tuple):
-        raise QueryError("$all needs a list", value=operand)
     tests: list[Matcher] = []
-    for item in operand:
+    for item in _all_values(operand):
         if isinstance(item, Mapping) and set(item) == {"$elemMatch"}:
             tests.append(_on_any(path, _element_match(item["$elemMatch"]), into_lists=False))
         else:
@@ -250,18 +249,39 @@ def _element_match(operand: Any) -> Predicate:
     if not isinstance(operand, Mapping):
         raise QueryError("$elemMatch needs an object", value=operand)
     if is_operators(operand) and not set(operand) & set(LOGICAL):
-        # The element stands in for a field, so that its own operators apply to it.
-        matcher = _clause("element", dict(operand))
-        return lambda v: isinstance(v, list) and any(matcher({"element": item}) for item in v)
+        tests = [_element_operator(name, value, operand) for name, value in operand.items()]
+        return lambda v: isinstance(v, list) and any(all(test(item) for test in tests) for item in v)
     inner = compile_filter(operand)
-    return lambda v: (
-        isinstance(v, list)
-        and any(
-            inner(item) if isinstance(item, dict) else isinstance(item, list) and inner(_as_object(item))
-            for item in v
-        )
-    )
+
+    def fits(item: Any) -> bool:
+        if isinstance(item, list):
+            item = {str(place): part for place, part in enumerate(item)}
+        return isinstance(item, dict) and inner(item)
+
+    return lambda v: isinstance(v, list) and any(fits(item) for item in v)
 
 
-def _as_object(items: list[Any]) -> dict[str, Any]:
-    return {str(place): item for place, item in enumerate(items)}
+def _element_operator(name: str, operand: Any, condition: Mapping[str, Any]) -> Predicate:
+    """Return the test of one element of a list; an element that is a list itself is not entered."""
+    if name in ("$ne", "$nin"):
+        positive = _element_operator({"$ne": "$eq", "$nin": "$in"}[name], operand, condition)
+        return lambda item: not positive(item)
+    if name == "$not":
+        if not is_operators(operand):
+            raise QueryError("$not needs an object of operators", value=operand)
+        tests = [_element_operator(inner, value, operand) for inner, value in operand.items()]
+        return lambda item: not all(test(item) for test in tests)
+    if name == "$exists":
+        return lambda _: bool(operand)
+    if name in ("$size", "$elemMatch"):
+        return _size(operand) if name == "$size" else _element_match(operand)
+    if name == "$all":
+        every = [_equal(value) for value in _all_values(operand)]
+        return lambda item: bool(every) and all(test(item) for test in every)
+    return value_predicate(name, operand, condition)
+
+
+def _all_values(operand: Any) -> list[Any]:
+    if not isinstance(operand, list | tuple):
+        raise QueryError("$all needs a list", value=operand)
+    return list(operand)

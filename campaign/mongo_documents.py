@@ -54,7 +54,13 @@ class MongoDocuments:
         self._where = redact(uri)
         self._prefix = prefix
         with self.translated():
-            self.database_name = database or uri_parser.parse_uri(uri)["database"]
+            try:
+                parsed = uri_parser.parse_uri(uri)
+            except ValueError as error:
+                raise StoreError(
+                    f"store.uri does not parse: {redact(str(error))}", value=self._where
+                ) from None
+            self.database_name = database or parsed["database"]
             if not self.database_name:
                 raise StoreError(
                     "no database is named",
