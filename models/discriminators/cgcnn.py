@@ -13,9 +13,9 @@ from pydantic import Field, ValidationError
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.data import STABLE, LabelledStructure
 from models.discriminators.calibration import Calibration, fit_calibration, probability_from
+from models.ensemble import Ensemble, EnsembleConfig
 from models.errors import CheckpointError, NotFittedError, TrainingDataError
 from models.metrics import Metrics, classification_metrics
-from models.ensemble import Ensemble, EnsembleConfig
 from models.splitting import split_by_composition
 from models.training import Schedule, TrainingSet, classification_loss, derive_seed, draw_replay
 

@@ -17,10 +17,10 @@ from pydantic import Field, ValidationError, field_validator
 
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.data import FORMATION_ENERGY, LabelledStructure
+from models.ensemble import Ensemble, EnsembleConfig
 from models.errors import CheckpointError, NotFittedError, TrainingDataError
 from models.heads.base import Prediction
 from models.metrics import Metrics, cross_fitted_std, mae, regression_metrics, std_scale
-from models.ensemble import Ensemble, EnsembleConfig
 from models.splitting import split_by_composition
 from models.training import Schedule, TrainingSet, derive_seed, draw_replay, regression_loss
 

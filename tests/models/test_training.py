@@ -6,10 +6,10 @@ import torch
 from toy_crystals import toy_crystals
 
 from models.data import LabelledStructure
+from models.ensemble import find_device
 from models.errors import DeviceError, TrainingDataError
 from models.graph import GraphSet
 from models.networks.cgcnn import CGCNN, CGCNNConfig
-from models.ensemble import find_device
 from models.training import (
     Schedule,
     TrainingConfig,
