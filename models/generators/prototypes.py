@@ -1,0 +1,239 @@
+"""Reference crystals as prototypes: kept as plain arrays, and classified only when one is drawn.
+
+The class of a prototype is its anonymous formula, space group and the Wyckoff orbits of each element, for
+example `AB2_225_4a_8c` (fluorite). Finding it takes spglib about 2 ms, too long to do for tens of thousands
+of crystals before the first sample; so it is found on demand and remembered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from importlib import resources
+from math import gcd
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import spglib
+
+from models.data import E_ABOVE_HULL, LabelledStructure
+from models.generators.ionic import N_ELEMENTS
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+SYMPREC = 0.1
+"""Tolerance [Å] of space groups, as the Materials Project takes it."""
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Reference crystals of any size, atoms of one crystal lying together."""
+
+    numbers: np.ndarray
+    """Atomic numbers (n_atoms,)."""
+    frac_coords: np.ndarray
+    """(n_atoms, 3)."""
+    lattice: np.ndarray
+    """(n_crystals, 3, 3), rows a, b, c [Å]."""
+    n_atoms: np.ndarray
+    """(n_crystals,)."""
+    e_above_hull: np.ndarray
+    """(n_crystals,) [eV/atom]; 0 where it is not known."""
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    def crystal(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return lattice (3, 3), fractional coordinates (n, 3) and atomic numbers (n,) of one crystal."""
+        end = int(self.n_atoms[: index + 1].sum())
+        part = slice(end - int(self.n_atoms[index]), end)
+        return self.lattice[index], self.frac_coords[part], self.numbers[part]
+
+    @classmethod
+    def from_labelled(cls, train: Sequence[LabelledStructure]) -> Prototypes:
+        """Keep the ordered crystals of `train`; disordered ones cannot be prototypes and are left out."""
+        numbers, coords, lattices, hulls = [], [], [], []
+        for item in train:
+            try:
+                number = np.array([site.specie.Z for site in item.structure], dtype=np.int64)
+            except AttributeError:  # partial occupation, or a dummy species
+                continue
+            if len(number) == 0 or number.max() >= N_ELEMENTS:
+                continue
+            numbers.append(number)
+            coords.append(np.asarray(item.structure.frac_coords, dtype=float).reshape(-1, 3) % 1.0)
+            lattices.append(np.asarray(item.structure.lattice.matrix, dtype=float))
+            hulls.append(max(item.known(E_ABOVE_HULL) or 0.0, 0.0))
+        if not numbers:
+            empty = np.zeros((0, 3))
+            return cls(np.zeros(0, int), empty, np.zeros((0, 3, 3)), np.zeros(0, int), np.zeros(0))
+        return cls(
+            np.concatenate(numbers),
+            np.concatenate(coords),
+            np.stack(lattices),
+            np.array([len(number) for number in numbers]),
+            np.array(hulls),
+        )
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Reduced formula of one crystal, elements in the order of their numbers."""
+
+    elements: tuple[int, ...]
+    """Atomic numbers, rising."""
+    amounts: tuple[int, ...]
+    """Whole numbers without common divisor."""
+
+
+@dataclass(frozen=True)
+class PrototypeClass:
+    """What one crystal is a case of."""
+
+    label: str
+    """Anonymous formula, space group, and the orbits of each slot."""
+    slots: tuple[int, ...]
+    """The crystal's atomic numbers in the order of the label's slots."""
+    lattice: np.ndarray
+    """(3, 3) of the standardised primitive cell [Å]."""
+    frac_coords: np.ndarray
+    """(n_primitive, 3)."""
+    numbers: np.ndarray
+    """(n_primitive,)."""
+
+
+def formula_of(numbers: np.ndarray) -> Formula:
+    """Return the reduced formula of atomic numbers (n_atoms,)."""
+    elements, counts = np.unique(numbers, return_counts=True)
+    divisor = reduce(gcd, counts.tolist())
+    return Formula(tuple(elements.tolist()), tuple((counts // divisor).tolist()))
+
+
+def classify(lattice: np.ndarray, frac_coords: np.ndarray, numbers: np.ndarray) -> PrototypeClass | None:
+    """Return the class of a crystal with its standardised primitive cell, or None where spglib finds none.
+
+    Slots with equal amounts and orbits are told apart by atomic number only, so such a prototype can appear
+    in two orders; whoever needs to know compares the finished crystals.
+    """
+    cell = (lattice, frac_coords, numbers)
+    try:
+        dataset = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
+        primitive = spglib.standardize_cell(cell, to_primitive=True, no_idealize=False, symprec=SYMPREC)
+    except Exception:  # spglib raises its own errors, or returns None, depending on its version
+        return None
+    if dataset is None or primitive is None:
+        return None
+    formula = formula_of(numbers)
+    per_input_atom = len(dataset.std_types) / len(numbers)  # the standard cell may be larger, or smaller
+    slots = []
+    for element, amount in zip(formula.elements, formula.amounts, strict=True):
+        orbits = []
+        for orbit in sorted(set(dataset.crystallographic_orbits[numbers == element].tolist())):
+            members = np.flatnonzero(dataset.crystallographic_orbits == orbit)
+            orbits.append(f"{round(len(members) * per_input_atom)}{dataset.wyckoffs[members[0]]}")
+        slots.append((amount, "+".join(sorted(orbits)), element))
+    slots.sort()
+    anonymous = "".join(
+        f"{chr(ord('A') + place)}{amount if amount > 1 else ''}" for place, (amount, _, _) in enumerate(slots)
+    )
+    label = "_".join([anonymous, str(dataset.number), *(orbits for _, orbits, _ in slots)])
+    return PrototypeClass(
+        label,
+        tuple(element for _, _, element in slots),
+        np.asarray(primitive[0], dtype=float),
+        np.asarray(primitive[1], dtype=float) % 1.0,
+        np.asarray(primitive[2], dtype=np.int64),
+    )
+
+
+def fit_atomic_volumes(prototypes: Prototypes) -> np.ndarray:
+    """Return the volume that an atom of each element takes up (104,) [Å³], by atomic number.
+
+    Least squares over all prototypes, drawn towards the volume of the element itself where an element is
+    rare. The ratio of these sums predicts how the volume changes when elements are exchanged: on 300
+    isostructural pairs of the Materials Project the median error was 4 %, against 5 % for pymatgen's
+    reference lattice scaling with atomic radii and 8 % for its data-mined lattice scaling.
+    """
+    text = resources.files("models").joinpath("resources/chgnet_element_energies.json").read_text("utf-8")
+    from pymatgen.core import Element
+
+    prior = np.full(N_ELEMENTS, 20.0)
+    for symbol, entry in json.loads(text)["elements"].items():
+        prior[Element(symbol).Z] = min(float(entry["volume_per_atom"]), 60.0)
+    if len(prototypes) == 0:
+        return prior
+    owner = np.repeat(np.arange(len(prototypes)), prototypes.n_atoms)
+    shares = np.zeros((len(prototypes), N_ELEMENTS))
+    np.add.at(shares, (owner, prototypes.numbers), 1.0)
+    shares /= prototypes.n_atoms[:, None]
+    volumes = np.abs(np.linalg.det(prototypes.lattice)) / prototypes.n_atoms
+    strength = 1.0  # one crystal's worth of belief in the prior
+    matrix = shares.T @ shares + strength * np.eye(N_ELEMENTS)
+    fitted = np.linalg.solve(matrix, shares.T @ volumes + strength * prior)
+    return np.asarray(np.clip(fitted, 0.25 * prior, 4.0 * prior))
+
+
+def fingerprint(lattice: np.ndarray, frac_coords: np.ndarray, numbers: np.ndarray) -> tuple[object, ...]:
+    """Return a key that equal crystals share, whatever their cell, origin, handedness or size.
+
+    Sums of Gaussians of the distances between each two elements, in units of (volume per atom)^(1/3), per
+    atom, to three digits. Different crystals may share a key, but seldom do.
+    """
+    from pymatgen.optimization.neighbors import find_points_in_spheres
+
+    n_atoms = len(numbers)
+    unit = (abs(np.linalg.det(lattice)) / n_atoms) ** (1 / 3)
+    scaled = np.ascontiguousarray(lattice / unit)
+    coords = np.ascontiguousarray(frac_coords @ scaled)
+    centre, other, _, distance = find_points_in_spheres(
+        coords, coords, r=3.0, pbc=np.ones(3, dtype=np.int64), lattice=scaled, tol=1e-8
+    )
+    elements = np.unique(numbers)
+    key: list[object] = [tuple(elements.tolist())]
+    for first in elements:
+        for second in elements:
+            pair = (numbers[centre] == first) & (numbers[other] == second) & (distance > 1e-6)
+            for width in (1.5, 3.0):  # beyond 3 units both have decayed below 1e-5
+                key.append(round(float(np.exp(-width * distance[pair] ** 2).sum()) / n_atoms, 3))
+    return tuple(key)
+
+
+def exchanged_structure(
+    lattice: np.ndarray, kind: PrototypeClass, numbers: np.ndarray, exchange: dict[int, int], source: Formula
+) -> Structure:
+    """Return a crystal of `kind` with new elements, and where it comes from in its `properties`.
+
+    Args:
+        lattice: (3, 3), scaled.
+        kind: Class and primitive cell of the prototype.
+        numbers: New atomic numbers (n_primitive,).
+        exchange: Atomic number replaced -> atomic number that replaces it.
+        source: Formula of the prototype.
+    """
+    from pymatgen.core import Composition, Element, Lattice, Structure
+
+    symbol = {number: Element.from_Z(number).symbol for pair in exchange.items() for number in pair}
+    formula = Composition({symbol[e]: a for e, a in zip(source.elements, source.amounts, strict=True)})
+    properties: dict[str, Any] = {
+        "prototype": kind.label,
+        "source": formula.reduced_formula,
+        "substitution": {symbol[old]: symbol[new] for old, new in exchange.items()},
+    }
+    species = [symbol[number] for number in numbers.tolist()]
+    return Structure(Lattice(lattice), species, kind.frac_coords, properties=properties)
+
+
+def label_of(structure: Structure) -> str | None:
+    """Return the prototype class of a crystal: as it remembers it, or as its geometry says."""
+    remembered = structure.properties.get("prototype")
+    if isinstance(remembered, str):
+        return remembered
+    try:
+        numbers = np.array([site.specie.Z for site in structure], dtype=np.int64)
+    except AttributeError:
+        return None
+    kind = classify(np.asarray(structure.lattice.matrix), np.asarray(structure.frac_coords), numbers)
+    return None if kind is None else kind.label

@@ -1,0 +1,377 @@
+"""Generator `substitution`: known crystals with their elements exchanged by data-mined likelihood.
+
+The control that every deep generator must beat. A reference crystal is a prototype; its elements are replaced
+by the wanted ones in every assignment; each (prototype, assignment) pair has the likelihood that
+`models.generators.ionic` gives it. Pairs are drawn without replacement with probability proportional to
+likelihood^(1/temperature), through Gumbel noise: the order of `log p / temperature + noise` is such a draw.
+
+A class of prototypes with many members is drawn as often as its members together say, but comes only once per
+assignment and call. Crystals that are themselves in the reference are not given back. What the campaign has
+labelled moves the odds of whole prototype classes: by exp(-energy above hull / scale), see `fine_tune`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.data import E_ABOVE_HULL, Conditions, LabelledStructure
+from models.errors import NotFittedError, OptionsError, TrainingDataError
+from models.generators.ionic import N_ELEMENTS, ionic_table
+from models.generators.prototypes import (
+    Formula,
+    PrototypeClass,
+    Prototypes,
+    classify,
+    exchanged_structure,
+    fingerprint,
+    fit_atomic_volumes,
+    formula_of,
+    label_of,
+)
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+KIND = "generator/substitution"
+"""Kind of the checkpoints."""
+
+MOST_LEARNT = 3.0
+"""What labels say about one class changes its log-odds by at most this."""
+
+FLOOR_HULL = 5.0
+"""The penalty of a prototype far above its own hull stops at this many scales."""
+
+
+class SubstitutionConfig(BaseModel):
+    """Options of the generator `substitution`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float = Field(
+        default=1.0,
+        gt=0.0,
+        description="1 draws by likelihood; above 1 dares more, below 1 keeps to the likeliest.",
+    )
+    hull_scale_ev_per_atom: float = Field(
+        default=0.1,
+        gt=0.0,
+        description="A prototype, or a labelled class, this far above the hull [eV/atom] is e times less likely.",
+    )
+    exclude_known: bool = Field(
+        default=True, description="Whether to leave out crystals that are in the reference already."
+    )
+    max_pairs: int = Field(
+        default=2_000_000,
+        gt=0,
+        description="Largest number of (prototype, assignment) pairs weighed in one call; of more, a random part "
+        "that changes with the seed.",
+    )
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """(prototype, assignment) pairs with the same number of elements, as two axes."""
+
+    prototypes: np.ndarray
+    """(n_prototypes,) indices."""
+    assignments: np.ndarray
+    """(n_assignments, n_elements) atomic numbers, in the order of each prototype's formula."""
+    log_weight: np.ndarray
+    """(n_prototypes, n_assignments), normalised to a sum of one over all."""
+
+
+class SubstitutionGenerator:
+    """Known crystals with their elements exchanged.
+
+    Args:
+        config: Options.
+    """
+
+    Config = SubstitutionConfig
+
+    def __init__(self, config: SubstitutionConfig | None = None) -> None:
+        self.config = config or SubstitutionConfig()
+        self._prototypes: Prototypes | None = None
+        self._formulas: list[Formula] = []
+        self._rows: list[list[int]] = []
+        self._volumes = np.zeros(N_ELEMENTS)
+        self._by_formula: dict[Formula, list[int]] = {}
+        self._classes: dict[int, PrototypeClass | None] = {}
+        self._labels: dict[str, tuple[float, int]] = {}
+
+    def fit(self, train: Sequence[LabelledStructure], seed: int) -> None:  # noqa: ARG002 - nothing random here
+        """Take the reference crystals as prototypes.
+
+        Raises:
+            TrainingDataError: There is no ordered crystal among them.
+        """
+        prototypes = Prototypes.from_labelled(train)
+        if len(prototypes) == 0:
+            raise TrainingDataError(
+                "no prototypes: there is no ordered crystal in the reference",
+                value=f"{len(train)} crystals",
+                cure="give reference crystals without partial occupation",
+            )
+        self._labels = {}
+        self._adopt(prototypes, fit_atomic_volumes(prototypes))
+
+    def sample(self, n: int, conditions: Conditions, seed: int) -> list[Structure]:
+        """Propose at most `n` different crystals; fewer when the reference gives no more.
+
+        Each carries `properties = {"prototype": class, "source": formula, "substitution": {old: new}}`.
+
+        Raises:
+            NotFittedError: Before `fit` or `load`.
+            OptionsError: An element of the conditions does not exist.
+        """
+        self._fitted()
+        if n <= 0:
+            return []
+        found: list[Structure] = []
+        seen: set[object] = set()
+        for index, assignment in self._drawn(conditions, np.random.default_rng(seed)):
+            kind = self._class_of(index)
+            if kind is None or len(kind.numbers) > conditions.max_atoms:
+                continue
+            exchange = dict(zip(self._formulas[index].elements, assignment, strict=True))
+            slots = tuple(exchange[element] for element in kind.slots)
+            if (kind.label, slots) in seen or self._is_known(index, kind, exchange):
+                continue
+            seen.add((kind.label, slots))
+            lattice, numbers = self._exchanged(kind, exchange)
+            key = fingerprint(lattice, kind.frac_coords, numbers)
+            if key in seen:  # the same crystal from another assignment, as when a lattice's halves swap
+                continue
+            seen.add(key)
+            found.append(exchanged_structure(lattice, kind, numbers, exchange, self._formulas[index]))
+            if len(found) == n:
+                break
+        return found
+
+    def fine_tune(
+        self,
+        labelled: Sequence[LabelledStructure],
+        replay: Sequence[LabelledStructure],  # noqa: ARG002 - statistics are kept, nothing is forgotten
+        seed: int,  # noqa: ARG002
+    ) -> None:
+        """Move the odds of prototype classes by the energies above the hull of labelled crystals.
+
+        A class's log-odds become (mean over all labels - mean of the class) / scale, shrunk by n / (n + 1)
+        where the class has n labels; classes without labels stay where they were. The means run over all
+        labels since `fit`. The class is read from the crystal's provenance, or found anew where that is lost.
+
+        Raises:
+            NotFittedError: Before `fit` or `load`.
+            TrainingDataError: No crystal has an energy above the hull.
+        """
+        self._fitted()
+        used = 0
+        for item in labelled:
+            energy = item.known(E_ABOVE_HULL)
+            label = label_of(item.structure) if energy is not None and np.isfinite(energy) else None
+            if label is None or energy is None:
+                continue
+            total, count = self._labels.get(label, (0.0, 0))
+            self._labels[label] = (total + energy, count + 1)
+            used += 1
+        if not used:
+            raise TrainingDataError(
+                "nothing to learn from: no labelled crystal has an energy above the hull",
+                value=f"{len(labelled)} crystals",
+                cure=f"give the property {E_ABOVE_HULL} [eV/atom]",
+            )
+
+    def learnt_log_odds(self) -> dict[str, float]:
+        """Return what the labels have added to the log-odds of each prototype class."""
+        if not self._labels:
+            return {}
+        overall = sum(total for total, _ in self._labels.values()) / sum(n for _, n in self._labels.values())
+        scale = self.config.hull_scale_ev_per_atom
+        return {
+            label: float(np.clip((overall - total / n) / scale * n / (n + 1), -MOST_LEARNT, MOST_LEARNT))
+            for label, (total, n) in self._labels.items()
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the prototypes and what was learnt to `folder`.
+
+        Raises:
+            NotFittedError: Before `fit` or `load`.
+        """
+        import torch
+
+        from models.checkpoint import save_checkpoint
+
+        arrays = {**vars(self._fitted()), "volumes": self._volumes}
+        save_checkpoint(
+            folder,
+            KIND,
+            self.config.model_dump(mode="json"),
+            {"labels": {label: list(entry) for label, entry in self._labels.items()}},
+            {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()},
+        )
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> Self:  # noqa: ARG003 - runs on the CPU alone
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: There is none, or it is of another kind or damaged.
+        """
+        from models.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(folder, KIND)
+        arrays = {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
+        volumes = arrays.pop("volumes")
+        model = cls(cls.Config(**checkpoint.config))
+        model._adopt(Prototypes(**arrays), volumes)
+        model._labels = {name: (float(e), int(n)) for name, (e, n) in checkpoint.state["labels"].items()}
+        return model
+
+    def _fitted(self) -> Prototypes:
+        if self._prototypes is None:
+            raise NotFittedError("the generator has no prototypes yet", cure="call fit or load first")
+        return self._prototypes
+
+    def _adopt(self, prototypes: Prototypes, volumes: np.ndarray) -> None:
+        """Index prototypes by formula; classes are found when they are needed."""
+        table = ionic_table()
+        by_formula: dict[Formula, list[int]] = defaultdict(list)
+        rows: dict[Formula, list[int]] = {}
+        self._formulas = []
+        parts = np.split(prototypes.numbers, np.cumsum(prototypes.n_atoms)[:-1])
+        for index, numbers in enumerate(parts):
+            formula = formula_of(numbers)
+            by_formula[formula].append(index)
+            self._formulas.append(formula)
+            if formula not in rows:
+                rows[formula] = table.rows(formula.elements, formula.amounts)
+        self._rows = [rows[formula] for formula in self._formulas]
+        self._by_formula = dict(by_formula)
+        self._classes = {}
+        self._prototypes, self._volumes = prototypes, volumes
+
+    def _class_of(self, index: int) -> PrototypeClass | None:
+        if index not in self._classes:
+            self._classes[index] = classify(*self._fitted().crystal(index))
+        return self._classes[index]
+
+    def _drawn(
+        self, conditions: Conditions, rng: np.random.Generator
+    ) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Yield (prototype, assignment) in the order of a weighted draw without replacement.
+
+        What labels say about a class is known only once the class is, and that costs time. So every pair
+        first stands in line as if its class had the best learnt odds; when its turn comes its class is found,
+        and it goes back to where it belongs.
+        """
+        groups = self._pairs(conditions, rng)
+        if not groups:
+            return
+        keys = [(group.log_weight / self.config.temperature).ravel() for group in groups]
+        key = np.concatenate(keys)
+        key += rng.gumbel(size=len(key))
+        starts = np.cumsum([0] + [len(part) for part in keys])
+        learnt = self.learnt_log_odds()
+        best = max(0.0, *learnt.values()) if learnt else 0.0
+        waiting: list[tuple[float, int]] = []  # (-true key, place): pairs whose class is known
+
+        def pair(place: int) -> tuple[int, tuple[int, ...]]:
+            number = int(np.searchsorted(starts, place, side="right")) - 1
+            group = groups[number]
+            row, column = divmod(place - int(starts[number]), len(group.assignments))
+            return int(group.prototypes[row]), tuple(group.assignments[column].tolist())
+
+        for place in np.argsort(-key, kind="stable").tolist():
+            if not learnt:
+                yield pair(place)
+                continue
+            optimistic = key[place] + best / self.config.temperature
+            while waiting and -waiting[0][0] >= optimistic:
+                yield pair(heapq.heappop(waiting)[1])
+            kind = self._class_of(pair(place)[0])
+            odds = learnt.get(kind.label, 0.0) if kind is not None else 0.0
+            heapq.heappush(waiting, (-(key[place] + odds / self.config.temperature), place))
+        while waiting:
+            yield pair(heapq.heappop(waiting)[1])
+
+    def _pairs(self, conditions: Conditions, rng: np.random.Generator) -> list[_Pairs]:
+        """Weigh all pairs that can keep to the conditions, each number of elements being equally likely."""
+        prototypes = self._fitted()
+        wanted = _atomic_numbers(conditions.elements)
+        table = ionic_table().log_p
+        low, high = conditions.n_elements
+        groups = []
+        for size in range(low, min(high, len(wanted)) + 1):
+            fitting = np.array(
+                [
+                    index
+                    for index, formula in enumerate(self._formulas)
+                    if len(formula.elements) == size
+                    and sum(formula.amounts) <= conditions.max_atoms
+                    # a conventional cell holds at most four primitive ones
+                    and prototypes.n_atoms[index] <= 4 * conditions.max_atoms
+                ],
+                dtype=np.int64,
+            )
+            if len(fitting) == 0:
+                continue
+            assignments = _assignments(wanted, size, max(1, self.config.max_pairs // len(fitting)), rng)
+            if len(fitting) > self.config.max_pairs:
+                fitting = np.sort(rng.choice(fitting, self.config.max_pairs, replace=False))
+            rows = np.array([self._rows[index] for index in fitting])  # (n_prototypes, size)
+            above = prototypes.e_above_hull[fitting] / self.config.hull_scale_ev_per_atom
+            weight = np.repeat(-np.minimum(above, FLOOR_HULL)[:, None], len(assignments), axis=1)
+            for slot in range(size):
+                weight += table[rows[:, slot, None], assignments[None, :, slot]]
+            groups.append(_Pairs(fitting, assignments, weight - np.logaddexp.reduce(weight, axis=None)))
+        return groups
+
+    def _is_known(self, index: int, kind: PrototypeClass, exchange: dict[int, int]) -> bool:
+        """Say whether the reference holds this class with these elements on these slots."""
+        if not self.config.exclude_known:
+            return False
+        formula = self._formulas[index]
+        changed = sorted(zip((exchange[e] for e in formula.elements), formula.amounts, strict=True))
+        target = Formula(tuple(e for e, _ in changed), tuple(a for _, a in changed))
+        slots = tuple(exchange[element] for element in kind.slots)
+        for other in self._by_formula.get(target, []):
+            found = self._class_of(other)
+            if found is not None and found.label == kind.label and found.slots == slots:
+                return True
+        return False
+
+    def _exchanged(self, kind: PrototypeClass, exchange: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lattice, scaled to the new elements' volume, and the new atomic numbers."""
+        numbers = np.array([exchange[number] for number in kind.numbers.tolist()], dtype=np.int64)
+        ratio = self._volumes[numbers].sum() / self._volumes[kind.numbers].sum()
+        return kind.lattice * ratio ** (1 / 3), numbers
+
+
+def _assignments(wanted: list[int], size: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Return ordered choices of `size` of the wanted elements (n, size); a random part when above `most`."""
+    total = int(np.prod(np.arange(len(wanted) - size + 1, len(wanted) + 1)))
+    if total <= most:
+        return np.array(list(permutations(wanted, size)), dtype=np.int64)
+    drawn = {tuple(rng.permutation(wanted)[:size].tolist()) for _ in range(most)}
+    return np.array(sorted(drawn), dtype=np.int64)
+
+
+def _atomic_numbers(symbols: Sequence[str]) -> list[int]:
+    from pymatgen.core import Element
+
+    numbers = []
+    for symbol in symbols:
+        if not Element.is_valid_symbol(symbol) or Element(symbol).Z >= N_ELEMENTS:
+            raise OptionsError("no such element", value=symbol, allowed="symbols from H to Lr")
+        numbers.append(int(Element(symbol).Z))
+    return sorted(numbers)
