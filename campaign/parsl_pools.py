@@ -7,8 +7,8 @@ What is done differently from Parsl's defaults, and why:
 * Strategy `simple`, one block kept: a block that dies is replaced when there is work, and none is ended for
   being idle. Parsl's own rule takes one failed block as the end of the executor; ours only blocks that never
   started.
-* The interchange runs in a session of its own (Ctrl-C) and is bound to the driver's life; each block runs under
-  a warden (`campaign.processes`).
+* The interchange runs in a session of its own (Ctrl-C) and is bound to the driver's life; each block runs
+  under a warden (`campaign.processes`).
 * Interpreter and scripts are named by absolute path, so neither PATH nor an activated environment matters.
 * Parsl's log goes to `parsl.log` in the run's folder from INFO on, five files of 5 MB at most.
 """
@@ -321,9 +321,9 @@ class ParslPools:
 
 def _slots_of(executor: Any) -> int:
     provider: Any = getattr(executor, "provider", None)
-    blocks = provider.max_blocks * provider.nodes_per_block if provider else 1
-    workers = getattr(executor, "workers_per_node", None) or getattr(executor, "max_threads", 1)
-    return max(1, int(blocks * workers))
+    blocks = int(provider.max_blocks * provider.nodes_per_block) if provider else 1
+    workers = getattr(executor, "workers_per_node", None) or getattr(executor, "max_threads", None) or 1
+    return max(1, blocks * int(workers))
 
 
 def _oom_kills() -> int:

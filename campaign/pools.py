@@ -1,9 +1,9 @@
 """Pools: where tasks run. One interface over threads, plain processes and Parsl.
 
-A pool takes top-level functions of plain documents and gives `concurrent.futures.Future`s. Nothing is retried
-in here: the driver's own list of attempts decides, because only it knows what a second try costs. What must not
-be lost is the cause, so every broken worker, node or pool comes back as an exception that `classify_exception`
-names.
+A pool takes top-level functions of plain documents and gives `concurrent.futures.Future`s. Nothing is
+retried in here: the driver's own list of attempts decides, because only it knows what a second try costs.
+What must not be lost is the cause, so every broken worker, node or pool comes back as an exception that
+`classify_exception` names.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 Three means, from mild to strict:
 
-* Every process of a driver's pools carries an environment variable, `CAMPAIGN_POOLS=<marker>`. Whatever a task
-  starts inherits it, so that all of them can be found again, after a crash too.
+* Every process of a driver's pools carries an environment variable, `CAMPAIGN_POOLS=<marker>`. Whatever a
+  task starts inherits it, so that all of them can be found again, after a crash too.
 * A **warden** (this file run with `warden`) stands over each local block of workers. Twice a second it looks
-  whether the driver is alive, ends everything the block started as soon as the driver or the block's manager is
-  gone, and ends programs that a dead worker left behind, so that a retried calculation never meets its own
+  whether the driver is alive, ends everything the block started as soon as the driver or the block's manager
+  is gone, and ends programs that a dead worker left behind, so that a retried calculation never meets its own
   orphan in the same folder.
 * The process that passes tasks on (Parsl's interchange) starts **detached**: in its own session, deaf to
   Ctrl-C, and bound by the kernel (Linux: PR_SET_PDEATHSIG) to the driver's life.
@@ -136,7 +136,7 @@ def start_worker(environment: Mapping[str, str]) -> None:
 
 
 def detached_command(command: Sequence[str], marker: str, *, bind: bool) -> list[str]:
-    """Return the command that runs `command` in a session of its own and, if `bind`, for as long as we live."""
+    """Return the command that runs `command` in its own session and, if `bind`, only while we live."""
     options = ["--marker", marker, "--driver-pid", str(os.getpid() if bind else 0)]
     return [sys.executable, "-P", __file__, "detached", *options, "--", *command]
 
