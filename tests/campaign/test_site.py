@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from campaign.errors import SiteError
+from campaign.site import POOLS, Site, gpus_visible, load_site, size_pools
+
+CHECKOUT = Path(__file__).parent.parent.parent
+
+
+def _write(folder: Path, text: str) -> str:
+    (folder / "site.yaml").write_text(text, encoding="utf-8")
+    return "site.yaml"
+
+
+def test_local_needs_no_file(tmp_path: Path) -> None:
+    assert load_site("local", tmp_path) == Site()
+
+
+def test_the_shipped_local_site_says_what_the_code_says() -> None:
+    assert load_site(str(CHECKOUT / "deploy" / "sites" / "local.yaml"), CHECKOUT) == Site()
+
+
+def test_a_site_file_is_read_beside_the_campaign(tmp_path: Path) -> None:
+    text = "pools: {dft: {workers: 3, cores_per_worker: 2}}\nworker_init: ['source env.sh']\n"
+    site = load_site(_write(tmp_path, text), tmp_path)
+    assert (site.name, site.pools.dft.workers, site.worker_init) == ("site", 3, ("source env.sh",))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("pools: {dft: {worker: 3}}", ["pools.dft.worker: unknown key", "workers", "cores_per_worker"]),
+        ("pools: {fft: {workers: 3}}", ["pools.fft: unknown key", "allowed: cpu, dft, gpu"]),
+        ("provider: slurm", ["provider", "got 'slurm'", "allowed: local"]),
+        ("pools: {dft: {workers: 0}}", ["pools.dft.workers", "got 0"]),
+        ("pools: {dft: {workers: many}}", ["pools.dft.workers", "got 'many'"]),
+        ("parsl_config: my/config.py", ["parsl_config", "got 'my/config.py'"]),
+        ("colour: red", ["colour: unknown key", "allowed:"]),
+        ("- 1", ["not a table of settings"]),
+        ("a: [1", ["cannot be read as YAML"]),
+        ("a: !!python/object/apply:os.system ['touch /tmp/owned']", ["cannot be read as YAML"]),
+    ],
+)
+def test_a_faulty_site_file_is_one_line(tmp_path: Path, text: str, told: list[str]) -> None:
+    with pytest.raises(SiteError) as caught:
+        load_site(_write(tmp_path, text), tmp_path)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "cure:" in line or "allowed:" in line
+    for words in told:
+        assert words in line
+
+
+def test_a_missing_site_is_told_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match="there is no such site"):
+        load_site("cluster.yaml", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "expected"),
+    [
+        (1, (), (1, 1, 1)),
+        (2, (), (1, 1, 1)),
+        (4, (), (1, 1, 2)),
+        (8, (), (1, 3, 4)),
+        (64, ("0", "1", "2", "3"), (4, 28, 32)),
+    ],
+)
+def test_sizes_follow_the_cores(cores: int, gpus: tuple[str, ...], expected: tuple[int, ...]) -> None:
+    sizes = size_pools(Site(), cores, gpus)
+    assert tuple(sizes[name].workers for name in POOLS) == expected
+    assert sizes["gpu"].accelerators == gpus
+    assert sizes["dft"].accelerators == ()
+    assert all(size.rule for size in sizes.values())
+
+
+@given(cores=st.integers(1, 512), per_task=st.integers(1, 64), n_gpus=st.integers(0, 8))
+def test_every_pool_has_a_worker_and_dft_takes_at_most_half(cores: int, per_task: int, n_gpus: int) -> None:
+    site = Site.model_validate({"pools": {"dft": {"cores_per_worker": per_task}}})
+    sizes = size_pools(site, cores, tuple(str(i) for i in range(n_gpus)))
+    assert all(size.workers >= 1 for size in sizes.values())
+    assert sizes["dft"].workers == 1 or sizes["dft"].workers * per_task <= cores / 2
+    assert sizes["gpu"].workers == max(1, n_gpus)
+
+
+@pytest.mark.parametrize(
+    ("pool", "told"),
+    [
+        ({"accelerators": 2}, "not as many GPUs"),
+        ({"accelerators": ["7"]}, "not seen here"),
+        ({"workers": 3, "accelerators": "auto"}, "a GPU of its own"),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused(pool: dict[str, object], told: str) -> None:
+    with pytest.raises(SiteError, match=told):
+        size_pools(Site.model_validate({"pools": {"gpu": pool}}), 8, ("0",))
+
+
+def test_a_gpu_pool_of_many_workers_runs_on_the_cpu_where_there_is_no_gpu() -> None:
+    site = Site.model_validate({"pools": {"gpu": {"workers": 3, "accelerators": "auto"}}})
+    assert size_pools(site, 8, ())["gpu"].workers == 3
+
+
+def test_gpus_are_seen_without_torch(tmp_path: Path) -> None:
+    assert gpus_visible({}, tmp_path) == ()
+    for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert gpus_visible({}, tmp_path) == ("0", "1", "2")
+    assert gpus_visible({"CUDA_VISIBLE_DEVICES": "1, 10"}, tmp_path) == ("1", "10")
+    assert gpus_visible({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == ()
+    assert gpus_visible({"CUDA_VISIBLE_DEVICES": "-1"}, tmp_path) == ()
