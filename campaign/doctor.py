@@ -200,7 +200,8 @@ def check_site(site: str, folder: Path) -> list[Check]:
 
 
 def _preflight_rows(site: Site) -> list[Check]:
-    from campaign.pools import open_pools, site_sizes
+    from campaign.pooling import site_sizes
+    from campaign.pools import open_pools
     from campaign.preflight import preflight
 
     rules = {} if site.parsl_config else {name: size.rule for name, size in site_sizes(site).items()}

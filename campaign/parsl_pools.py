@@ -46,7 +46,7 @@ from parsl.launchers import SimpleLauncher
 from parsl.providers import LocalProvider
 
 from campaign.errors import SiteError
-from campaign.pools import PoolLostError, relay, settle, site_sizes, worker_environment
+from campaign.pooling import PoolLostError, relay, settle, site_sizes, worker_environment
 from campaign.processes import (
     MARKER,
     detached_command,

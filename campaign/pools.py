@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
-import os
 import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import (
     BrokenExecutor,
     Future,
-    InvalidStateError,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
@@ -24,8 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from campaign.pooling import site_sizes, worker_environment
 from campaign.processes import MARKER, end_carrying, new_marker, start_worker
-from campaign.site import PoolSize, Site, cores_available, gpus_visible, size_pools
+from campaign.site import PoolSize, Site
 
 PoolKind = Literal["parsl", "processes", "threads"]
 
@@ -37,10 +36,6 @@ _OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}
 _WALLTIME = {"AppTimeout", "TimeoutExpired", "WalltimeError"}
 _MEMORY_WORDS = ("out of memory", "cannot allocate memory", "bad_alloc", "unable to allocate", "oom-kill")
 _WALLTIME_WORDS = ("due to time limit", "exceeded walltime", "walltime limit")
-
-
-class PoolLostError(RuntimeError):
-    """A pool broke down as a whole; the tasks it held did not fail by themselves."""
 
 
 class Pools(Protocol):
@@ -77,25 +72,6 @@ def open_pools(site: Site, run_dir: Path, kind: PoolKind = "parsl") -> Pools:
         return ParslPools(site, run_dir)
     sizes = site_sizes(site)
     return ThreadPools(sizes) if kind == "threads" else ProcessPools(sizes, environment=site.environment)
-
-
-def site_sizes(site: Site) -> dict[str, PoolSize]:
-    """Return the sizes of the site's pools on this machine."""
-    return size_pools(site, cores_available(), gpus_visible(os.environ))
-
-
-def worker_environment(size: PoolSize, site_environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a pool's workers: threads as cores, no GPU unless it has one, then the site's.
-
-    Two OpenMP threads on one contended core are ten times slower than one.
-    """
-    threads = str(size.cores_per_worker)
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-             "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")  # fmt: skip
-    environment = dict.fromkeys(names, threads)
-    if not size.accelerators:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    return {**environment, "PYTHONUNBUFFERED": "1", "SPT_NOENV": "1", **site_environment}
 
 
 class ThreadPools:
@@ -212,33 +188,3 @@ def _one_line(error: BaseException) -> str:
     text = one_line() if callable(one_line) else str(error)
     text = " ".join(str(text).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def relay(
-    source: Future[Any], target: Future[Any], translate: Callable[[BaseException], BaseException]
-) -> None:
-    """Give `target` what `source` comes to, its exception translated; a target that is done stays so."""
-
-    def pass_on(done: Future[Any]) -> None:
-        error = done.exception()
-        if error is None:
-            settle(target, done.result())
-        else:
-            settle(target, error=translate(error))
-
-    source.add_done_callback(pass_on)
-
-
-def settle(target: Future[Any], result: object = None, error: BaseException | None = None) -> None:
-    """Give a future its result or error, unless it was cancelled or somebody was faster."""
-    if target.done() and not target.cancelled():
-        return
-    try:
-        if not target.set_running_or_notify_cancel():
-            return
-        if error is None:
-            target.set_result(result)
-        else:
-            target.set_exception(error)
-    except (InvalidStateError, RuntimeError):  # settled by another thread between the question and the answer
-        return

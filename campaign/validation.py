@@ -7,7 +7,7 @@ from pathlib import Path
 
 from campaign.components import check_components, expected_load, spec_of
 from campaign.config import load_config
-from campaign.pools import site_sizes
+from campaign.pooling import site_sizes
 from campaign.reference import read_reference
 from campaign.run_folder import default_run_folder, located_store
 from campaign.site import load_site

@@ -9,13 +9,12 @@ import pytest
 from pool_tasks import add, describe, fail, nap, run_program
 from pool_waiting import pids_in, runs, until
 
+from campaign.pooling import PoolLostError, worker_environment
 from campaign.pools import (
-    PoolLostError,
     ProcessPools,
     ThreadPools,
     classify_exception,
     failure_cause,
-    worker_environment,
 )
 from campaign.processes import MARKER, alive, carrying, end_carrying, end_orphans, new_marker
 from campaign.site import PoolSize

@@ -1,0 +1,63 @@
+"""What every kind of pool shares: sizes and variables of workers, and futures that follow other futures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+from campaign.site import PoolSize, Site, cores_available, gpus_visible, size_pools
+
+
+class PoolLostError(RuntimeError):
+    """A pool broke down as a whole; the tasks it held did not fail by themselves."""
+
+
+def site_sizes(site: Site) -> dict[str, PoolSize]:
+    """Return the sizes of the site's pools on this machine."""
+    return size_pools(site, cores_available(), gpus_visible(os.environ))
+
+
+def worker_environment(size: PoolSize, site_environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a pool's workers: threads as cores, no GPU unless it has one, then the site's.
+
+    Two OpenMP threads on one contended core are ten times slower than one.
+    """
+    threads = str(size.cores_per_worker)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+             "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")  # fmt: skip
+    environment = dict.fromkeys(names, threads)
+    if not size.accelerators:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return {**environment, "PYTHONUNBUFFERED": "1", "SPT_NOENV": "1", **site_environment}
+
+
+def relay(
+    source: Future[Any], target: Future[Any], translate: Callable[[BaseException], BaseException]
+) -> None:
+    """Give `target` what `source` comes to, its exception translated; a target that is done stays so."""
+
+    def pass_on(done: Future[Any]) -> None:
+        error = done.exception()
+        if error is None:
+            settle(target, done.result())
+        else:
+            settle(target, error=translate(error))
+
+    source.add_done_callback(pass_on)
+
+
+def settle(target: Future[Any], result: object = None, error: BaseException | None = None) -> None:
+    """Give a future its result or error, unless it was cancelled or somebody was faster."""
+    if target.done() and not target.cancelled():
+        return
+    try:
+        if not target.set_running_or_notify_cancel():
+            return
+        if error is None:
+            target.set_result(result)
+        else:
+            target.set_exception(error)
+    except (InvalidStateError, RuntimeError):  # settled by another thread between the question and the answer
+        return
