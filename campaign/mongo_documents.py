@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from campaign.dotted import check_fields, group_key
@@ -100,7 +101,8 @@ class MongoDocuments:
     def server_time(self) -> float:
         """Return the server's clock in seconds since 1970, so that hosts need not agree about the time."""
         with self.translated():
-            return float(self._database.client.admin.command("hello")["localTime"].timestamp())
+            moment: datetime = self._database.client.admin.command("hello")["localTime"]
+            return moment.replace(tzinfo=UTC).timestamp()  # pymongo gives UTC without saying so
 
     # Reading
 
@@ -216,10 +218,13 @@ class MongoDocuments:
             with self.translated():
                 self._collection(collection).bulk_write(writes, ordered=True)
 
-    def ensure_index(self, collection: str, field: str) -> None:
-        """Make a field's index if it is missing."""
+    def ensure_indexes(self, wanted: Mapping[str, Sequence[str]]) -> None:
+        """Make the indexes of {collection: fields} that are missing."""
+        from pymongo import IndexModel
+
         with self.translated():
-            self._collection(collection).create_index(field)
+            for collection, fields in wanted.items():
+                self._collection(collection).create_indexes([IndexModel(field) for field in fields])
 
     def _collection(self, name: str) -> Any:
         return self._database[self._prefix + name]

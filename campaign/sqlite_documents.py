@@ -36,6 +36,7 @@ from campaign.store_search import Filter, Search, Sort
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 _CHUNK = 256
+_MOST_PATHS = 100  # a function of SQLite takes at most 127 arguments
 
 
 class SqliteDocuments:
@@ -175,8 +176,16 @@ class SqliteDocuments:
                 f'CREATE INDEX IF NOT EXISTS "odd:{name}" ON "{collection}" (row) '
                 f"WHERE {odd_condition(field)}"
             )
-        self._indexed.add((collection, field))
         return True
+
+    def ensure_indexes(self, wanted: Mapping[str, Sequence[str]]) -> None:
+        """Make the indexes of {collection: fields} that are missing, in one transaction."""
+        missing = [(name, field) for name, fields in wanted.items() for field in fields]
+        missing = [(name, field) for name, field in missing if not self._is_indexed(name, field)]
+        if missing:
+            with self.file.transaction():
+                for name, field in missing:
+                    self.ensure_index(name, field)
 
     # Inside
 
@@ -185,16 +194,15 @@ class SqliteDocuments:
         """Hold a transaction on a collection that exists from then on."""
         if not _NAME.match(collection) or collection.startswith("sqlite_"):
             raise StoreError("a collection cannot have this name", value=collection)
-        if collection not in self._tables:
-            with self.file.transaction() as connection:
+        with self.file.transaction() as connection:
+            if collection not in self._tables:
                 # `id` has no type, so that SQLite never takes a number for a text.
                 connection.execute(
                     f'CREATE TABLE IF NOT EXISTS "{collection}" '
                     "(row INTEGER PRIMARY KEY, id NOT NULL UNIQUE, doc TEXT NOT NULL)"
                 )
-            self._tables.add(collection)
-        with self.file.transaction() as connection:
             yield connection
+        self._has_table(collection)
 
     @staticmethod
     def _set(
@@ -219,20 +227,21 @@ class SqliteDocuments:
     def _has_table(self, collection: str) -> bool:
         if collection in self._tables:
             return True
-        if self.file.read("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (collection,)):
+        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        found = bool(self.file.read(sql, (collection,)))
+        if found and not self.file.in_transaction:  # a table made in an open transaction may go again
             self._tables.add(collection)
-            return True
-        return False
+        return found
 
     def _is_indexed(self, collection: str, field: str) -> bool:
         if (collection, field) in self._indexed:
             return True
         names = (f"ix:{collection}:{field}", f"odd:{collection}:{field}")
         sql = "SELECT count(*) FROM sqlite_master WHERE type = 'index' AND name IN (?, ?)"
-        if self.file.read(sql, names)[0][0] < 2:
-            return False
-        self._indexed.add((collection, field))
-        return True
+        found = bool(self.file.read(sql, names)[0][0] == 2)
+        if found and not self.file.in_transaction:
+            self._indexed.add((collection, field))
+        return found
 
     def _usable(self, collection: str, field: str) -> bool:
         """Tell whether SQL may answer for a field."""
@@ -298,7 +307,7 @@ class SqliteDocuments:
         """Yield (row number, document) in the order given; of the document at least the fields asked for."""
         tops = None if fields is None else sorted({"_id", *(field.split(".")[0] for field in fields)})
         paths = [json_path(top) for top in tops or ()]
-        if tops is None or None in paths:
+        if tops is None or None in paths or len(tops) > _MOST_PATHS:
             tops, columns = None, "doc"
         else:
             if len(paths) == 1:  # with one path json_extract would return the bare value

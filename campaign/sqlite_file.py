@@ -65,6 +65,11 @@ class SqliteFile:
         with self.lock, self.translated():
             return self._live().execute(sql, parameters).fetchall()
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction of this process is open."""
+        return self._connection is not None and self._connection.in_transaction
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Hold the write lock; commit durably at the end, or leave everything as it was after an error."""
@@ -95,15 +100,14 @@ class SqliteFile:
     def _live(self) -> sqlite3.Connection:
         if self._is_closed:
             raise StoreError("the store is closed", value=str(self.path))
-        if self._owner_pid != os.getpid():
+        if self._connection is not None and self._owner_pid == os.getpid():
+            return self._connection
+        if self._connection is not None:
             # A connection must not cross a fork: closing it here would drop the parent's locks.
-            if self._connection is not None:
-                self._foreign.append(self._connection)
-            self._connect()
-        assert self._connection is not None  # _connect sets it or raises
-        return self._connection
+            self._foreign.append(self._connection)
+        return self._connect()
 
-    def _connect(self) -> None:
+    def _connect(self) -> sqlite3.Connection:
         if self.read_only and not self.path.exists():
             raise StoreUnreachableError(
                 "there is no store at this path",
@@ -113,14 +117,28 @@ class SqliteFile:
         with self.translated():
             if not self.read_only:
                 _make_folder(self.path)
-            connection = self._open("ro" if self.read_only else "rwc")
-            try:
-                self._check_and_prepare(connection)
-            except BaseException:
-                connection.close()
+            connection = self._opened()
+        self._connection, self._owner_pid = connection, os.getpid()
+        return connection
+
+    def _opened(self) -> sqlite3.Connection:
+        """Return a checked connection."""
+        connection = self._open("rwc" if not self.read_only else "ro")
+        try:
+            self._check_and_prepare(connection)
+        except sqlite3.OperationalError as error:
+            connection.close()
+            code = error.sqlite_errorcode & 0xFF
+            log = self.path.with_name(self.path.name + "-wal")
+            if not self.read_only or code != sqlite3.SQLITE_CANTOPEN or log.exists():
                 raise
-        self._connection = connection
-        self._owner_pid = os.getpid()
+            # A folder where we may not write, and nobody is writing: no log is needed to read.
+            connection = self._open("ro&immutable=1")
+            self._check_and_prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _open(self, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(

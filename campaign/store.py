@@ -46,7 +46,7 @@ class _Documents(Protocol):
     def replace_by(
         self, collection: str, keys: Sequence[str], documents: Sequence[Mapping[str, Any]]
     ) -> None: ...
-    def ensure_index(self, collection: str, field: str) -> object: ...
+    def ensure_indexes(self, wanted: Mapping[str, Sequence[str]]) -> None: ...
     def server_time(self) -> float: ...
 
 
@@ -145,9 +145,7 @@ class CampaignStore:
 
     def ensure_indexes(self) -> None:
         """Make the indexes that the documented queries need."""
-        for collection, fields in INDEXES.items():
-            for field in fields:
-                self._documents.ensure_index(collection, field)
+        self._documents.ensure_indexes(INDEXES)
 
     def _sign(self) -> None:
         mark = {"_id": "store", "version": STORE_VERSION, "created": datetime.now(UTC)}

@@ -72,6 +72,24 @@ def test_a_really_full_file_system(tmp_path):
         subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
+def test_a_store_on_a_read_only_disk_can_be_read(tmp_path):
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    tmpfs = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(mount)]
+    if os.geteuid() or subprocess.run(tmpfs, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a small file system here (needs root)")
+    try:
+        with CampaignStore.open(StoreConfig(), mount) as store:
+            store.put("candidates", {"_id": "a"})
+        subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+        with CampaignStore.open(StoreConfig(), mount, read_only=True) as store:
+            assert list(store.query("candidates")) == [{"_id": "a"}]
+        with pytest.raises(StoreUnreachableError, match="permissions"):
+            CampaignStore.open(StoreConfig(), mount).put("candidates", {"_id": "b"})
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
 def test_garbage_and_foreign_files_are_told_and_left_alone(tmp_path):
     garbage = tmp_path / "garbage.sqlite"
     garbage.write_bytes(random.Random(1).randbytes(20_000))
