@@ -283,8 +283,8 @@ def run_segment(
 ) -> list[Outcome]:
     """Apply screens in order; what one rejects, the next does not see.
 
-    A screen that raises on a chunk is applied again to each of its candidates alone, so that only the one that
-    it cannot stand is rejected, with a reason that begins with «error:».
+    A screen that raises on a chunk is applied again to each of its candidates alone, so that only the one at
+    fault is rejected, with a reason that begins with «error:».
 
     Args:
         items: Candidates in the campaign's order.
@@ -295,8 +295,8 @@ def run_segment(
         One outcome per item, in order.
 
     Raises:
-        ComponentError: An unknown screen, wrong options, or a screen without the surrogate or reference it needs Nothing
-            about a candidate raises.
+        ComponentError: An unknown screen, wrong options, or no surrogate or reference for a screen that needs
+            one. Nothing about a candidate raises.
     """
     named = [(resolve_screen(kind), options) for kind, options in screens]
     checked = [(screen, read_options(screen, options)) for screen, options in named]

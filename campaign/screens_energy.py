@@ -35,8 +35,8 @@ class EAboveHullOptions(ScreenOptions):
     max_ev_per_atom: float = Field(0.1, description="Greatest energy above the hull [eV/atom].")
     min_ev_per_atom: float = Field(
         -1.0,
-        description="Least energy above the hull [eV/atom]; negative is below it. What lies deeper is more often "
-        "an artefact of the surrogate than a discovery.",
+        description="Least energy above the hull [eV/atom]; negative is below it. What lies deeper is more "
+        "often an artefact of the surrogate than a discovery.",
     )
 
     @model_validator(mode="after")
