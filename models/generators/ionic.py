@@ -87,7 +87,10 @@ def ionic_table() -> IonicTable:
     model = SubstitutionProbability()
     species = sorted(model.species, key=lambda ion: (ion.Z, ion.oxi_state))
     ions = tuple((ion.Z, int(ion.oxi_state)) for ion in species)
-    weights = np.exp([[model.get_lambda(a, b) for b in species] for a in species])  # (n_ions, n_ions)
+    upper = np.zeros((len(ions), len(ions)))
+    for row, first in enumerate(species):
+        upper[row, row:] = [model.get_lambda(first, second) for second in species[row:]]
+    weights = np.exp(upper + np.triu(upper, 1).T)  # (n_ions, n_ions), symmetric
     seen = weights > 1.001 * np.exp(model.alpha)
     frequency = weights.sum(axis=1)
     log_p = np.full((len(ions) + N_ELEMENTS, N_ELEMENTS), UNSEEN_LOG)

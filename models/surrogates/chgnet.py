@@ -308,7 +308,8 @@ def load_quietly(weights: str) -> Any:
     if not files:
         raise ModelsError("chgnet's weights are missing", value=str(folder), cure="reinstall chgnet")
     state = torch.load(files[0], map_location="cpu", weights_only=True)["model"]
-    with contextlib.redirect_stdout(io.StringIO()):
+    # Building the network draws first weights, which are then overwritten: no need to move the global generator.
+    with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
         # mlp_out_bias=False, as chgnet itself loads 0.3.0
         model = CHGNet.from_dict(state, mlp_out_bias=False, version=weights)
     model.requires_grad_(False)
