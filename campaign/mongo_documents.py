@@ -148,6 +148,11 @@ class MongoDocuments:
 
     # Writing
 
+    @staticmethod
+    def together() -> contextlib.AbstractContextManager[object]:
+        """Leave writes one by one: transactions would need a replica set."""
+        return contextlib.nullcontext()
+
     def insert_new(self, collection: str, documents: Sequence[Mapping[str, Any]]) -> list[str]:
         """Store the documents whose `_id` is not there yet; return those ids."""
         from pymongo.errors import BulkWriteError

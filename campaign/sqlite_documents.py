@@ -104,6 +104,10 @@ class SqliteDocuments:
 
     # Writing
 
+    def together(self) -> contextlib.AbstractContextManager[object]:
+        """Make one transaction of the writes of a `with` block."""
+        return self.file.transaction()
+
     def insert_new(self, collection: str, documents: Sequence[Mapping[str, Any]]) -> list[str]:
         """Store the documents whose `_id` is not there yet, all in one transaction; return those ids."""
         rows = [(document["_id"], encode(document, limit=_limit(collection))) for document in documents]

@@ -6,6 +6,7 @@ The same filters, sorts and updates mean the same on both. Documents are made pl
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -48,6 +49,7 @@ class _Documents(Protocol):
     ) -> None: ...
     def ensure_indexes(self, wanted: Mapping[str, Sequence[str]]) -> None: ...
     def server_time(self) -> float: ...
+    def together(self) -> contextlib.AbstractContextManager[object]: ...
 
 
 class CampaignStore:
@@ -243,6 +245,15 @@ class CampaignStore:
         for _, fields in pairs:
             check_settable(fields)
         return self._documents.set_fields_many(collection, pairs)
+
+    def together(self) -> contextlib.AbstractContextManager[object]:
+        """Group the writes of a `with` block: on the embedded store one transaction and one wait for the disk.
+
+        If the block raises, the embedded store forgets all of its writes. On MongoDB each write stays on its own,
+        so their order must still be one that may stop anywhere. Keep blocks short: other threads wait.
+        """
+        self._check_write(META)
+        return self._documents.together()
 
     def log_event(self, kind: str, message: str, **data: Any) -> str:
         """Append a line to the audit log; return its `_id`, which sorts by time."""

@@ -99,6 +99,20 @@ def test_many_updates_are_refused_as_a_whole(tmp_path):
         assert store.get("labels", "a") == {"_id": "a", "x": 1}
 
 
+def test_writes_together(store):
+    with store.together():
+        store.insert_new("labels", [{"_id": "a", "state": "running"}])
+        assert store.set_fields("labels", "a", {"state": "done"}, expect={"state": "running"})
+        store.log_event("label_done", "a")
+        assert store.count("labels", {"state": "done"}) == 1
+    assert store.count("events") == 1
+    with pytest.raises(KeyError), store.together():
+        store.set_fields("labels", "a", {"state": "failed"})
+        raise KeyError
+    embedded = store.config.kind == "embedded"
+    assert store.get("labels", "a")["state"] == ("done" if embedded else "failed")
+
+
 def test_counts(store):
     rows = [{"_id": str(i), "state": "done" if i % 3 else "failed", "round": i % 2} for i in range(9)]
     store.insert_new("labels", [*rows, {"_id": "none"}])
