@@ -49,17 +49,29 @@ class BinaryGenerator:
             if kind == 0:
                 made.append(Structure(Lattice.cubic(3.6 * length), [a, b], half))
             elif kind == 1:
-                made.append(Structure.from_spacegroup("Fm-3m", Lattice.cubic(6.0 * length), [a, b], half).get_primitive_structure())
+                made.append(
+                    Structure.from_spacegroup(
+                        "Fm-3m", Lattice.cubic(6.0 * length), [a, b], half
+                    ).get_primitive_structure()
+                )
             elif kind == 2:
                 sites = [[0, 0, 0], [0.25, 0.25, 0.25]]
-                made.append(Structure.from_spacegroup("F-43m", Lattice.cubic(6.4 * length), [a, b], sites).get_primitive_structure())
+                made.append(
+                    Structure.from_spacegroup(
+                        "F-43m", Lattice.cubic(6.4 * length), [a, b], sites
+                    ).get_primitive_structure()
+                )
             else:
                 made.append(Structure(Lattice.tetragonal(3.3 * length, 4.2 * length), [a, b], half))
         return made
 
-    def fine_tune(self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int) -> None:
+    def fine_tune(
+        self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int
+    ) -> None:
         for one in labelled:
-            self.liked[one.structure.composition.reduced_formula] = float(one.properties["e_above_hull"] or 0.0)
+            self.liked[one.structure.composition.reduced_formula] = float(
+                one.properties["e_above_hull"] or 0.0
+            )
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +94,9 @@ class ElementHead:
         self.weights = np.zeros(120)
         self.std = 1.0
 
-    def fit(self, train: Sequence[LabelledStructure], valid: Sequence[LabelledStructure], seed: int) -> dict[str, float]:
+    def fit(
+        self, train: Sequence[LabelledStructure], valid: Sequence[LabelledStructure], seed: int
+    ) -> dict[str, float]:
         known = [one for one in [*train, *valid] if one.properties.get(self.properties[0]) is not None]
         rows = np.array([self._fractions(one.structure) for one in known])
         truth = np.array([one.properties[self.properties[0]] for one in known], dtype=float)
@@ -99,9 +113,17 @@ class ElementHead:
         if not known:
             return {}
         found = self.predict([one.structure for one in known]).mean[:, 0]
-        return {"mae": float(np.mean([abs(x - one.properties[self.properties[0]]) for x, one in zip(found, known, strict=True)]))}
+        return {
+            "mae": float(
+                np.mean(
+                    [abs(x - one.properties[self.properties[0]]) for x, one in zip(found, known, strict=True)]
+                )
+            )
+        }
 
-    def fine_tune(self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int) -> dict[str, float]:
+    def fine_tune(
+        self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int
+    ) -> dict[str, float]:
         return self.fit([*labelled, *replay], [], seed)
 
     @staticmethod
@@ -137,3 +159,13 @@ class CountingLennardJones(LennardJones):
     def calculate(self, *args: Any, **kwargs: Any) -> None:
         time.sleep(self._sleep_s)
         super().calculate(*args, **kwargs)
+
+
+class Fragile(CountingLennardJones):
+    """Fails on every compound that holds magnesium."""
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        super().calculate(*args, **kwargs)
+        symbols = set(self.atoms.get_chemical_symbols())
+        if "Mg" in symbols and len(symbols) > 1:
+            raise RuntimeError("magnesium is too much")

@@ -1,0 +1,1 @@
+"""Engines: codes that compute energies, forces and stresses, behind one small interface."""

@@ -1,0 +1,81 @@
+"""What a label says, and how a failure is told: plain pydantic documents, independent of any engine."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FailureCause(StrEnum):
+    """Why a job gave no result; each cause has its own policy in the campaign."""
+
+    SCF_NOT_CONVERGED = "scf_not_converged"
+    """The electronic cycle did not settle."""
+    IONIC_NOT_CONVERGED = "ionic_not_converged"
+    """The relaxation used up its steps before the forces were small."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The machine's memory did not suffice."""
+    WALLTIME = "walltime"
+    """The block ended before the job did."""
+    NODE_LOST = "node_lost"
+    """The worker or its node went away."""
+    BAD_GEOMETRY = "bad_geometry"
+    """The crystal cannot be computed: atoms on top of one another, a flat cell, an element without setup."""
+    PARSE_ERROR = "parse_error"
+    """The engine ran, but its output cannot be read."""
+    UNKNOWN = "unknown"
+    """Anything else; see the message."""
+
+
+class FailureInfo(BaseModel):
+    """A failure: typed, with the words a person needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=True)
+
+    cause: FailureCause
+    message: str
+    """One line."""
+    detail: str = ""
+    """End of the traceback."""
+
+
+class Fidelity(StrEnum):
+    """How far a label's energy can be trusted."""
+
+    DFT = "dft"
+    MLIP = "mlip"
+    """A machine-learning or empirical potential."""
+
+
+class LabelDoc(BaseModel):
+    """The result of a label flow."""
+
+    model_config = ConfigDict(extra="forbid", use_enum_values=True)
+
+    flow: str
+    engine: str
+    engine_version: str
+    fidelity: Fidelity
+    settings: dict[str, Any]
+    """What decides the meaning of the energy: see `flows.run.settings_of`."""
+    settings_hash: str
+    structure: dict[str, Any] = Field(description="Final structure, pymatgen dictionary.")
+    formula: str
+    n_atoms: int
+    energy: float
+    """Energy of the cell [eV]; for smeared occupations extrapolated to zero width."""
+    energy_per_atom: float
+    """[eV/atom]"""
+    max_force: float | None = None
+    """Largest force on an atom in the final structure [eV/Å]."""
+    stress_gpa: list[list[float]] | None = None
+    """(3, 3) stress of the final structure [GPa], negative when compressed (ASE's sign)."""
+    volume_per_atom: float
+    """[Å³/atom]"""
+    spacegroup_before: int
+    """International number at symprec 0.1 Å of the structure the flow began with."""
+    spacegroup_after: int
+    converged: bool
+    n_ionic_steps: int = 0
