@@ -28,6 +28,6 @@ fi
 pip=("$folder/bin/python" -m pip --disable-pip-version-check -qq)
 echo "installing into $folder (about three minutes the first time)"
 # PyTorch first: what is installed later must not choose another build of it.
-"${pip[@]}" install torch==2.13.0
+"${pip[@]}" install -c constraints.txt torch==2.13.0
 # GPAW's sources are C with one header in C++: with g++ for both it needs no other library.
 CC=g++ "${pip[@]}" install -c constraints.txt -e ".[$extras]"
