@@ -1,14 +1,15 @@
 """Reference crystals as prototypes: kept as plain arrays, and classified only when one is drawn.
 
-The class of a prototype is its anonymous formula, space group and the Wyckoff orbits of each element, for
-example `AB2_225_4a_8c` (fluorite). Finding it takes spglib about 2 ms, too long to do for tens of thousands
+The class of a prototype is its anonymous formula, space group and, for each element, the multiplicity and site
+symmetry of its orbits, for example `AB2_225_4(m-3m)_8(-43m)` (fluorite). Wyckoff letters would depend on the choice
+of origin; these do not. Finding it takes spglib about 2 ms, too long to do for tens of thousands
 of crystals before the first sample; so it is found on demand and remembered.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from importlib import resources
@@ -97,12 +98,23 @@ class PrototypeClass:
     """Anonymous formula, space group, and the orbits of each slot."""
     slots: tuple[int, ...]
     """The crystal's atomic numbers in the order of the label's slots."""
+    ties: tuple[int, ...]
+    """Slots with the same number here are alike in orbits and surroundings: the two halves of rock salt."""
     lattice: np.ndarray
     """(3, 3) of the standardised primitive cell [Å]."""
     frac_coords: np.ndarray
     """(n_primitive, 3)."""
     numbers: np.ndarray
     """(n_primitive,)."""
+
+    def arrangement(self, exchange: Mapping[int, int]) -> tuple[object, ...]:
+        """Return a key for this class with other elements on its slots; alike slots may be swapped.
+
+        Args:
+            exchange: Atomic number of the prototype -> atomic number that replaces it.
+        """
+        placed = sorted((tie, exchange[element]) for tie, element in zip(self.ties, self.slots, strict=True))
+        return (self.label, *placed)
 
 
 def formula_of(numbers: np.ndarray) -> Formula:
@@ -113,11 +125,7 @@ def formula_of(numbers: np.ndarray) -> Formula:
 
 
 def classify(lattice: np.ndarray, frac_coords: np.ndarray, numbers: np.ndarray) -> PrototypeClass | None:
-    """Return the class of a crystal with its standardised primitive cell, or None where spglib finds none.
-
-    Slots with equal amounts and orbits are told apart by atomic number only, so such a prototype can appear
-    in two orders; whoever needs to know compares the finished crystals.
-    """
+    """Return the class of a crystal with its standardised primitive cell, or None where spglib finds none."""
     cell = (lattice, frac_coords, numbers)
     try:
         dataset = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
@@ -127,26 +135,52 @@ def classify(lattice: np.ndarray, frac_coords: np.ndarray, numbers: np.ndarray) 
     if dataset is None or primitive is None:
         return None
     formula = formula_of(numbers)
+    crowding = _crowding(lattice, frac_coords)
     per_input_atom = len(dataset.std_types) / len(numbers)  # the standard cell may be larger, or smaller
     slots = []
     for element, amount in zip(formula.elements, formula.amounts, strict=True):
         orbits = []
         for orbit in sorted(set(dataset.crystallographic_orbits[numbers == element].tolist())):
             members = np.flatnonzero(dataset.crystallographic_orbits == orbit)
-            orbits.append(f"{round(len(members) * per_input_atom)}{dataset.wyckoffs[members[0]]}")
-        slots.append((amount, "+".join(sorted(orbits)), element))
+            symbol = dataset.site_symmetry_symbols[members[0]]
+            orbits.append(f"{round(len(members) * per_input_atom)}({symbol})")
+        around = round(float(crowding[numbers == element].mean()), 2)
+        slots.append((amount, "+".join(sorted(orbits)), around, element))
     slots.sort()
     anonymous = "".join(
-        f"{chr(ord('A') + place)}{amount if amount > 1 else ''}" for place, (amount, _, _) in enumerate(slots)
+        f"{chr(ord('A') + place)}{slot[0] if slot[0] > 1 else ''}" for place, slot in enumerate(slots)
     )
-    label = "_".join([anonymous, str(dataset.number), *(orbits for _, orbits, _ in slots)])
+    kinds = [slot[:3] for slot in slots]
     return PrototypeClass(
-        label,
-        tuple(element for _, _, element in slots),
-        np.asarray(primitive[0], dtype=float),
-        np.asarray(primitive[1], dtype=float) % 1.0,
-        np.asarray(primitive[2], dtype=np.int64),
+        label="_".join([anonymous, str(dataset.number), *(slot[1] for slot in slots)]),
+        slots=tuple(slot[3] for slot in slots),
+        ties=tuple(kinds.index(kind) for kind in kinds),
+        lattice=np.asarray(primitive[0], dtype=float),
+        frac_coords=np.asarray(primitive[1], dtype=float) % 1.0,
+        numbers=np.asarray(primitive[2], dtype=np.int64),
     )
+
+
+def _crowding(lattice: np.ndarray, frac_coords: np.ndarray) -> np.ndarray:
+    """Return how crowded each atom's surroundings are (n_atoms,), whatever the elements and the size."""
+    centre, _, distance = _scaled_distances(lattice, frac_coords)
+    return np.bincount(centre, weights=np.exp(-1.5 * distance**2), minlength=len(frac_coords))
+
+
+def _scaled_distances(
+    lattice: np.ndarray, frac_coords: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return centre, neighbour and distance of all pairs up to 3 units of (volume per atom)^(1/3)."""
+    from pymatgen.optimization.neighbors import find_points_in_spheres
+
+    unit = (abs(np.linalg.det(lattice)) / len(frac_coords)) ** (1 / 3)
+    scaled = np.ascontiguousarray(lattice / unit)
+    coords = np.ascontiguousarray(frac_coords @ scaled)
+    centre, other, _, distance = find_points_in_spheres(
+        coords, coords, r=3.0, pbc=np.ones(3, dtype=np.int64), lattice=scaled, tol=1e-8
+    )
+    apart = distance > 1e-6
+    return centre[apart], other[apart], distance[apart]
 
 
 def fit_atomic_volumes(prototypes: Prototypes) -> np.ndarray:
@@ -182,22 +216,14 @@ def fingerprint(lattice: np.ndarray, frac_coords: np.ndarray, numbers: np.ndarra
     Sums of Gaussians of the distances between each two elements, in units of (volume per atom)^(1/3), per
     atom, to three digits. Different crystals may share a key, but seldom do.
     """
-    from pymatgen.optimization.neighbors import find_points_in_spheres
-
-    n_atoms = len(numbers)
-    unit = (abs(np.linalg.det(lattice)) / n_atoms) ** (1 / 3)
-    scaled = np.ascontiguousarray(lattice / unit)
-    coords = np.ascontiguousarray(frac_coords @ scaled)
-    centre, other, _, distance = find_points_in_spheres(
-        coords, coords, r=3.0, pbc=np.ones(3, dtype=np.int64), lattice=scaled, tol=1e-8
-    )
+    centre, other, distance = _scaled_distances(lattice, frac_coords)
     elements = np.unique(numbers)
     key: list[object] = [tuple(elements.tolist())]
     for first in elements:
         for second in elements:
-            pair = (numbers[centre] == first) & (numbers[other] == second) & (distance > 1e-6)
+            pair = (numbers[centre] == first) & (numbers[other] == second)
             for width in (1.5, 3.0):  # beyond 3 units both have decayed below 1e-5
-                key.append(round(float(np.exp(-width * distance[pair] ** 2).sum()) / n_atoms, 3))
+                key.append(round(float(np.exp(-width * distance[pair] ** 2).sum()) / len(numbers), 3))
     return tuple(key)
 
 

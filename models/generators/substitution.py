@@ -143,13 +143,13 @@ class SubstitutionGenerator:
             if kind is None or len(kind.numbers) > conditions.max_atoms:
                 continue
             exchange = dict(zip(self._formulas[index].elements, assignment, strict=True))
-            slots = tuple(exchange[element] for element in kind.slots)
-            if (kind.label, slots) in seen or self._is_known(index, kind, exchange):
+            arrangement = kind.arrangement(exchange)
+            if arrangement in seen or self._is_known(index, arrangement, exchange):
                 continue
-            seen.add((kind.label, slots))
+            seen.add(arrangement)
             lattice, numbers = self._exchanged(kind, exchange)
             key = fingerprint(lattice, kind.frac_coords, numbers)
-            if key in seen:  # the same crystal from another assignment, as when a lattice's halves swap
+            if key in seen:  # the same crystal all the same, which its slots did not tell
                 continue
             seen.add(key)
             found.append(exchanged_structure(lattice, kind, numbers, exchange, self._formulas[index]))
@@ -336,17 +336,16 @@ class SubstitutionGenerator:
             groups.append(_Pairs(fitting, assignments, weight - np.logaddexp.reduce(weight, axis=None)))
         return groups
 
-    def _is_known(self, index: int, kind: PrototypeClass, exchange: dict[int, int]) -> bool:
+    def _is_known(self, index: int, arrangement: tuple[object, ...], exchange: dict[int, int]) -> bool:
         """Say whether the reference holds this class with these elements on these slots."""
         if not self.config.exclude_known:
             return False
         formula = self._formulas[index]
         changed = sorted(zip((exchange[e] for e in formula.elements), formula.amounts, strict=True))
         target = Formula(tuple(e for e, _ in changed), tuple(a for _, a in changed))
-        slots = tuple(exchange[element] for element in kind.slots)
         for other in self._by_formula.get(target, []):
             found = self._class_of(other)
-            if found is not None and found.label == kind.label and found.slots == slots:
+            if found is not None and found.arrangement({e: e for e in target.elements}) == arrangement:
                 return True
         return False
 
