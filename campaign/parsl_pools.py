@@ -250,6 +250,7 @@ class ParslPools:
     def close(self, cancel: bool) -> None:
         """End the pools: after all submitted tasks, or at once with the tasks' futures cancelled."""
         if self._closed.is_set():
+            end_carrying(MARKER, self.marker)  # nothing, unless the first time was interrupted
             return
         if not cancel:
             wait(list(self._outstanding))
