@@ -73,7 +73,7 @@ class Decider:
             {"state": CandidateStatus.SCREENED.value, "round": {"$lt": index}},
             fields=["_id", "score"],
         )
-        best = sorted(backlog, key=lambda one: (-(one.get("score") or float("-inf")), one["_id"]))
+        best = sorted(backlog, key=lambda one: (-_score(one), one["_id"]))
         ids = fresh + [one["_id"] for one in best[: self.config.acquisition.backlog]]
         chunks = [list(chunk) for chunk in self.spec.chunks(ids)]
         fields: dict[str, Any] = {"to_score": chunks}
@@ -249,6 +249,12 @@ class Decider:
         self.store.set_fields("rounds", name, fields)
         document = self.store.get("rounds", name) or {}
         return state.with_round(project_round(document, state.rounds[index].members.values()))
+
+
+def _score(candidate: Mapping[str, Any]) -> float:
+    """Return a candidate's last score; one that never had any comes last."""
+    score = candidate.get("score")
+    return float("-inf") if score is None else float(score)
 
 
 def candidate_state(label: LabelState) -> str:

@@ -157,10 +157,10 @@ EXAMPLES: dict[str, Example] = {
         {
             "chemsys": "$chemsys",
             "state": {"$in": ["screened", "selected", "labelling", "labelled"]},
-            "predictions.e_above_hull.mean": {"$ne": None},
+            "predictions.e_above_hull": {"$ne": None},
         },
         fields=("formula", "spacegroup", "generator", "state", "predictions.e_above_hull"),
-        sort=(("predictions.e_above_hull.mean", 1),),
+        sort=(("predictions.e_above_hull", 1),),
         limit=10,
         index="chemsys",
     ),

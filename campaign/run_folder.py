@@ -17,6 +17,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -87,8 +88,9 @@ class RunFolder:
 
 
 def located_store(config: CampaignConfig) -> Any:
-    """Return the store's configuration with the database named after the campaign where none is given."""
-    if config.store.kind == "mongodb" and config.store.database is None:
+    """Return the store's configuration; a database that neither it nor the URI names is called as the campaign."""
+    store = config.store
+    if store.kind == "mongodb" and store.database is None and not urlsplit(store.resolved_uri()).path.strip("/"):
         return config.store.model_copy(update={"database": config.name})
     return config.store
 

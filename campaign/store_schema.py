@@ -28,7 +28,7 @@ INDEXES: dict[str, tuple[str, ...]] = {
         "bucket",
         "rejected_by",
         "score",
-        "predictions.e_above_hull.mean",
+        "predictions.e_above_hull",
     ),
     "labels": (
         "campaign",

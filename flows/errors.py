@@ -3,7 +3,10 @@
 FlowsError
 ├── UnknownFlowError       no such label flow or engine
 ├── EngineOptionsError     an engine's or a flow's options are wrong
-└── LabelFlowError         a flow that cannot be run, such as one whose jobs wait for one another
+├── LabelInputError        a structure that no label can be computed for
+├── LabelFlowError         a flow that cannot be run, such as one whose jobs wait for one another
+├── JobFolderError         a job's folder cannot be used, or belongs to another job
+└── ContractError          an engine breaks the contract in `flows.testing`
 """
 
 from __future__ import annotations
@@ -59,3 +62,15 @@ class EngineOptionsError(FlowsError):
 
 class LabelFlowError(FlowsError):
     """A flow that cannot be run."""
+
+
+class LabelInputError(FlowsError):
+    """No label can be computed for this structure: it is disordered, or holds elements the engine lacks."""
+
+
+class JobFolderError(FlowsError):
+    """A job's folder cannot be used, or belongs to another job."""
+
+
+class ContractError(FlowsError):
+    """An engine breaks the contract that `flows.testing` checks."""

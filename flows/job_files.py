@@ -3,6 +3,10 @@
 Whoever runs a job holds the lock of its folder for as long; the operating system takes it back when the process
 dies, however it dies. A result appears in one rename, so it is whole or absent, and whoever finds one does not run
 the job again.
+
+    lock              held by the process that runs the job
+    result.json       the result, once there is one
+    failure-<n>.json  the n-th failure, for people; never taken for a result
 """
 
 from __future__ import annotations
@@ -11,18 +15,33 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from flows.errors import JobFolderError
 
 RESULT = "result.json"
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; wait while another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as handle:
+    """Hold the folder's lock; wait while another process or thread holds it.
+
+    Raises:
+        JobFolderError: The folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / "lock").open("a")
+    except OSError as error:
+        raise JobFolderError(
+            f"a job's folder cannot be used ({error.strerror})",
+            value=str(folder),
+            cure="let the workers write there, and free space on its disk",
+        ) from error
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             yield
@@ -30,33 +49,48 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_UN)
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return the stored result, None if there is none or it is torn."""
+def read_result(folder: Path, uuid: str, index: int) -> dict[str, Any] | None:
+    """Return the stored result of a job, None if there is none or it is torn.
+
+    Raises:
+        JobFolderError: The result is whole, but another job's.
+    """
     try:
         found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("ok") is True and "docs" in found else None
+    if not (isinstance(found, dict) and found.get("ok") is True and isinstance(found.get("docs"), list)):
+        return None
+    keys = [(document.get("uuid"), document.get("index")) for document in found["docs"]]
+    if (uuid, index) not in keys:
+        raise JobFolderError(
+            "the folder holds another job's result", value=str(folder), cure="give each job a folder of its own"
+        )
+    return found
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Store a result durably before anybody is told of it."""
-    _write(folder / RESULT, result)
+    write_json(folder / RESULT, result)
 
 
 def write_failure(folder: Path, failure: dict[str, Any]) -> None:
-    """Keep a failure for people; it is never taken for a result."""
-    number = len(list(folder.glob("failure-*.json"))) + 1
-    _write(folder / f"failure-{number}.json", failure)
+    """Keep a failure for people."""
+    numbers = [int(path.stem.partition("-")[2]) for path in folder.glob("failure-[0-9]*.json")]
+    write_json(folder / f"failure-{max(numbers, default=0) + 1}.json", failure)
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as handle:
-        json.dump(document, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a document so that it is there whole, or not at all, whatever happens meanwhile."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as handle:
+            json.dump(document, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the rename itself

@@ -14,7 +14,7 @@ class FailureCause(StrEnum):
     SCF_NOT_CONVERGED = "scf_not_converged"
     """The electronic cycle did not settle."""
     IONIC_NOT_CONVERGED = "ionic_not_converged"
-    """The relaxation used up its steps before the forces were small."""
+    """The relaxation used up its steps before the forces were small; the next try goes on from its last geometry."""
     OUT_OF_MEMORY = "out_of_memory"
     """The machine's memory did not suffice."""
     WALLTIME = "walltime"
@@ -49,6 +49,37 @@ class Fidelity(StrEnum):
     """A machine-learning or empirical potential."""
 
 
+class Calculation(BaseModel):
+    """One calculation of a flow as every engine tells it: what `Engine.read` gives for a job's output."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    structure: dict[str, Any]
+    """Structure at the end, pymatgen dictionary."""
+    energy: float
+    """Energy of the cell [eV]."""
+    max_force: float | None
+    """Largest force on an atom at the end [eV/Å]."""
+    stress_gpa: list[list[float]] | None
+    """(3, 3) stress at the end [GPa], negative when compressed."""
+    converged: bool
+    n_ionic_steps: int
+    """Geometries computed after the first; 0 for a static."""
+    wall_seconds: float
+
+
+class LabelStep(BaseModel):
+    """What one calculation of a label took."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    energy_per_atom: float
+    """[eV/atom]"""
+    n_ionic_steps: int
+    wall_seconds: float
+
+
 class LabelDoc(BaseModel):
     """The result of a label flow."""
 
@@ -57,6 +88,7 @@ class LabelDoc(BaseModel):
     flow: str
     engine: str
     engine_version: str
+    """Code and version that computed the label, as found by the worker."""
     fidelity: Fidelity
     settings: dict[str, Any]
     """What decides the meaning of the energy: see `flows.run.settings_of`."""
@@ -72,6 +104,8 @@ class LabelDoc(BaseModel):
     """Largest force on an atom in the final structure [eV/Å]."""
     stress_gpa: list[list[float]] | None = None
     """(3, 3) stress of the final structure [GPa], negative when compressed (ASE's sign)."""
+    volume: float
+    """Volume of the final cell [Å³]."""
     volume_per_atom: float
     """[Å³/atom]"""
     spacegroup_before: int
@@ -79,3 +113,9 @@ class LabelDoc(BaseModel):
     spacegroup_after: int
     converged: bool
     n_ionic_steps: int = 0
+    wall_seconds: float
+    """Wall time of the calculations of this label, failed tries left out [s]."""
+    core_hours: float
+    """`wall_seconds` times the cores that each calculation held [h]."""
+    steps: list[LabelStep] = []
+    """The calculations in order."""

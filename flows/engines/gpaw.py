@@ -8,14 +8,16 @@ GPAW's extrapolation to zero smearing width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib import metadata, util
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flows.engines.base import CalculatorMaker, EngineCheck, EngineConfig, job_folder
+from flows.engines.base import EngineCheck, EngineConfig
 from flows.schemas import Fidelity
+
+if TYPE_CHECKING:
+    from flows.engines.ase_makers import GpawMaker
 
 Preset = Literal["fast", "normal", "precise"]
 
@@ -83,6 +85,8 @@ class GpawEngine:
 
     def relax_maker(self, *, fix_symmetry: bool, relax_cell: bool) -> GpawMaker:
         """Return a Maker that relaxes."""
+        from flows.engines.ase_makers import GpawMaker
+
         settings = self.settings()
         return GpawMaker(
             name="relax",
@@ -96,6 +100,8 @@ class GpawEngine:
 
     def static_maker(self) -> GpawMaker:
         """Return a Maker that computes one structure."""
+        from flows.engines.ase_makers import GpawMaker
+
         return GpawMaker(name="static", calculator_kwargs=self.settings(), steps=0)
 
     def check(self) -> EngineCheck:
@@ -116,26 +122,3 @@ class GpawEngine:
         """Return a rough cost: measured about 3 s per atom and relaxation step for small cells at `fast`."""
         effort = {"fast": 1.0, "normal": 4.0, "precise": 20.0}[self.config.preset]
         return effort * 3.0 * n_atoms**1.5
-
-
-@dataclass
-class GpawMaker(CalculatorMaker):
-    """Maker of GPAW calculations; the log goes to `gpaw.txt` in the job's folder."""
-
-    calculator_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def _get_calculator(self) -> Any:
-        from gpaw import GPAW, PW, FermiDirac
-
-        settings = self.calculator_kwargs
-        return GPAW(
-            mode=PW(settings["ecut_ev"]),
-            xc=settings["xc"],
-            kpts={"density": settings["kpts_per_inverse_ang"], "gamma": True},
-            occupations=FermiDirac(settings["smearing_ev"]),
-            convergence={"energy": settings["convergence_ev"]},
-            maxiter=settings["max_scf"],
-            spinpol=settings["spinpol"],
-            symmetry={"symmorphic": False},
-            txt=str(job_folder() / "gpaw.txt"),
-        )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from flows.engines.base import CalculatorMaker, EngineCheck, EngineConfig
+from flows.engines.base import EngineCheck, EngineConfig
 from flows.errors import EngineOptionsError
 from flows.schemas import Fidelity
+
+if TYPE_CHECKING:
+    from flows.engines.ase_makers import PathMaker
 
 NAMED = {
     "chgnet": "chgnet.model.dynamics:CHGNetCalculator",
@@ -61,6 +62,8 @@ class MlipEngine:
 
     def relax_maker(self, *, fix_symmetry: bool, relax_cell: bool) -> PathMaker:
         """Return a Maker that relaxes."""
+        from flows.engines.ase_makers import PathMaker
+
         return PathMaker(
             name="relax",
             path=self.path,
@@ -73,14 +76,18 @@ class MlipEngine:
 
     def static_maker(self) -> PathMaker:
         """Return a Maker that computes one structure."""
+        from flows.engines.ase_makers import PathMaker
+
         return PathMaker(
             name="static", path=self.path, calculator_kwargs=dict(self.config.calculator_options), steps=0
         )
 
     def check(self) -> EngineCheck:
         """Try to import the calculator."""
+        from flows.engines.ase_makers import class_at
+
         try:
-            _class_at(self.path)
+            class_at(self.path)
         except EngineOptionsError as error:
             return EngineCheck(False, error.what, error.cure)
         return EngineCheck(True, self.version())
@@ -88,27 +95,3 @@ class MlipEngine:
     def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:  # noqa: ARG002
         """Return a few seconds: a universal potential on one core."""
         return 2.0 + 0.2 * n_atoms
-
-
-@dataclass
-class PathMaker(CalculatorMaker):
-    """Maker of an ASE calculator that is named by its import path."""
-
-    path: str = ""
-    calculator_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def _get_calculator(self) -> Any:
-        return _class_at(self.path)(**self.calculator_kwargs)
-
-
-def _class_at(path: str) -> Any:
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise EngineOptionsError(
-            "the calculator does not import",
-            value=path,
-            allowed=[*NAMED, "module:Class"],
-            cure=f"install its package or correct the path ({error})",
-        ) from error

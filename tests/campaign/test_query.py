@@ -36,7 +36,7 @@ def candidates(n: int) -> list[dict[str, Any]]:
                 "model_version": "t0000",
                 "seed": i,
                 "rejected_by": draw.choice(["distance", "charge"]) if state == "rejected" else None,
-                "predictions": {} if energy is None else {"e_above_hull": {"mean": energy, "std": 0.02}},
+                "predictions": {} if energy is None else {"e_above_hull": energy},
                 "structure": {"sites": [{"species": [{"element": "Ca", "occu": 1}]}] * 3},
             }
         )
