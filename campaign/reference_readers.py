@@ -219,11 +219,14 @@ def read_materials_project(source: str, elements: Sequence[str]) -> Reading:
             value=source,
             cure="check the key and the network, or name a file instead",
         ) from error
-    plain = [
-        {
-            name: getattr(value, "as_dict", lambda value=value: value)()
-            for name, value in dict(document).items()
-        }
-        for document in documents
-    ]
+    return entries_of_documents(documents, source)
+
+
+def entries_of_documents(documents: Iterable[Mapping[str, Any]], source: str) -> Reading:
+    """Read the Materials Project's summary documents, whether plain or with pymatgen objects in them."""
+    plain = [{name: _plain(value) for name, value in dict(document).items()} for document in documents]
     return read_json_bytes(json.dumps(plain, default=str).encode(), source)
+
+
+def _plain(value: Any) -> Any:
+    return value.as_dict() if hasattr(value, "as_dict") else value

@@ -71,13 +71,18 @@ def radii_ang(structure: Structure) -> np.ndarray:
     return np.array([table.get(site.specie.symbol, _DEFAULT_RADIUS_ANG) for site in structure])
 
 
-def closest_pair(structure: Structure) -> tuple[float, float]:
+def closest_pair(structure: Structure, reach_ang: float = 3.0) -> tuple[float, float]:
     """Return the least interatomic distance [Å] and the least ratio of a distance to its sum of radii.
 
-    Both over all pairs, an atom and its own periodic images included; infinite where no pair is in reach.
+    Both over all pairs, an atom and its own periodic images included. Exact for distances below `reach_ang`
+    and ratios below 1; above that they are too high, and infinite where no pair is in reach.
+
+    Args:
+        structure: Any crystal.
+        reach_ang: Pairs are looked for up to this distance [Å], and farther where the radii touch farther.
     """
     radii = radii_ang(structure)
-    reach = 2.0 * float(radii.max())
+    reach = max(reach_ang, 2.0 * float(radii.max()))
     centres, points, _, distances = structure.get_neighbor_list(reach, exclude_self=True)
     if not len(distances):
         return math.inf, math.inf
@@ -86,7 +91,7 @@ def closest_pair(structure: Structure) -> tuple[float, float]:
 
 
 def _min_distance(item: ScreenItem, options: MinDistanceOptions, _context: ScreenContext) -> Verdict:
-    distance, ratio = closest_pair(item.structure)
+    distance, ratio = closest_pair(item.structure, max(3.0, options.floor_ang))
     values = {"min_distance_ang": distance} if math.isfinite(distance) else {}
     if distance < options.floor_ang:
         reason = f"two atoms {distance:.2f} Å apart, at least {options.floor_ang:g} Å wanted"

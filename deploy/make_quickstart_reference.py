@@ -36,15 +36,18 @@ from pymatgen.core import Element, Lattice, Structure
 from campaign.fingerprint import bucket, candidate_id, reduced, same_reduced, space_group
 from campaign.hull import ReferenceHull
 from campaign.reference import ReferenceEntry
+from campaign.screening import SurrogateLike
 from campaign.screens_geometry import closest_pair
 
 HOME = ("Ca", "Mg", "Si")
 """The chemistry of the quickstart."""
 
 NEIGHBOURS = (
-    "Ca-Ge Ca-Sn Sr-Si Sr-Ge Ba-Si Ba-Ge Mg-Ge Mg-Sn Li-Si Na-Si Sr-Mg Ca-Zn Ca-Al "
-    "Sr-Mg-Si Ca-Mg-Ge Ca-Mg-Sn Sr-Mg-Ge Ba-Mg-Si Ca-Zn-Si Ca-Zn-Ge Sr-Zn-Si Ca-Al-Si Ca-Li-Si"
-).split()
+    *("Ca-Ge", "Ca-Sn", "Sr-Si", "Sr-Ge", "Ba-Si", "Ba-Ge", "Mg-Ge", "Mg-Sn", "Li-Si", "Na-Si"),
+    *("Sr-Mg", "Ca-Zn", "Ca-Al"),
+    *("Sr-Mg-Si", "Ca-Mg-Ge", "Ca-Mg-Sn", "Sr-Mg-Ge", "Ba-Mg-Si"),
+    *("Ca-Zn-Si", "Ca-Zn-Ge", "Sr-Zn-Si", "Ca-Al-Si", "Ca-Li-Si"),
+)
 """Systems that give prototypes: the columns of the periodic table that Ca, Mg and Si stand in, and a few more."""
 
 GROUND_STATES = {
@@ -155,7 +158,7 @@ def decorations(
             yield Crystal(prototype.name, structure)
 
 
-def relax(crystals: Sequence[Crystal], surrogate) -> list[Crystal]:  # type: ignore[no-untyped-def]
+def relax(crystals: Sequence[Crystal], surrogate: SurrogateLike) -> list[Crystal]:
     """Relax crystals together with fixed symmetry; those that fail are left out."""
     relaxed = surrogate.relax(
         [one.structure for one in crystals],
@@ -191,8 +194,8 @@ def distinct(crystals: Sequence[Crystal]) -> list[Crystal]:
 
 
 def explore(
-    system: str, prototypes: Sequence[Prototype], volumes: dict[str, float], surrogate
-) -> list[Crystal]:  # type: ignore[no-untyped-def]
+    system: str, prototypes: Sequence[Prototype], volumes: dict[str, float], surrogate: SurrogateLike
+) -> list[Crystal]:
     """Return the distinct relaxed crystals of a system, all of its elements present.
 
     At home everything is relaxed; elsewhere only what is lowest before relaxation.
@@ -208,7 +211,7 @@ def explore(
     return distinct(relax(crystals, surrogate))
 
 
-def explore_element(symbol: str, prototypes: Sequence[Prototype], surrogate) -> list[Crystal]:  # type: ignore[no-untyped-def]
+def explore_element(symbol: str, prototypes: Sequence[Prototype], surrogate: SurrogateLike) -> list[Crystal]:
     """Return an element's crystals, nature's ground state first and none that CHGNet puts below it."""
     simple = [one for one in prototypes if one.n_slots == 1 and len(one.structure) <= 4]
     crystals = relax(list(decorations(simple, [symbol], {symbol: ELEMENT_VOLUME_ANG3})), surrogate)
@@ -223,7 +226,7 @@ def spread(crystals: Sequence[Crystal], count: int) -> list[Crystal]:
     return [crystals[index] for index in np.linspace(0, len(crystals) - 1, count).round().astype(int)]
 
 
-def select(pool: dict[str, list[Crystal]], surrogate) -> list[Crystal]:  # type: ignore[no-untyped-def]
+def select(pool: dict[str, list[Crystal]], surrogate: SurrogateLike) -> list[Crystal]:
     """Choose what the set holds, see the module's text; sets every crystal's `formation` and `above`."""
     everything = [one for crystals in pool.values() for one in crystals]
     formation = surrogate.formation_energies(
@@ -263,7 +266,7 @@ def document(chosen: Sequence[Crystal], max_atoms: int) -> dict[str, object]:
             {
                 "material_id": f"qs-{number:03d}",
                 "formula": structure.composition.reduced_formula,
-                "prototype": one.prototype,
+                "made_from": one.prototype,
                 "spacegroup": space_group(structure),
                 "lattice": structure.lattice.matrix.round(5).ravel().tolist(),
                 "atomic_numbers": [site.specie.Z for site in structure],
@@ -314,11 +317,12 @@ def main() -> None:
     }
     for system in [*home, *NEIGHBOURS]:
         pool[system] = explore(system, prototypes, volumes, surrogate)
-        print(f"{system}: {len(pool[system])} crystals, {time.perf_counter() - begin:.0f} s", file=sys.stderr)
+        sys.stderr.write(f"{system}: {len(pool[system])} crystals, {time.perf_counter() - begin:.0f} s\n")
     chosen = select(pool, surrogate)
     write(document(chosen, options.max_atoms), options.output)
     size = options.output.stat().st_size / 1024
-    print(f"{len(chosen)} crystals, {size:.0f} kB, {time.perf_counter() - begin:.0f} s: {options.output}")
+    seconds = time.perf_counter() - begin
+    sys.stdout.write(f"{len(chosen)} crystals, {size:.0f} kB, {seconds:.0f} s: {options.output}\n")
 
 
 if __name__ == "__main__":
