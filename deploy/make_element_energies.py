@@ -36,7 +36,7 @@ from ase.data import chemical_symbols, reference_states
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from models.surrogates.chgnet import HEAVIEST, CHGNetSurrogate
+from models.surrogates.chgnet import HEAVIEST, UNTRAINED, CHGNetSurrogate
 
 RESULT = Path(__file__).resolve().parent.parent / "models" / "resources" / "chgnet_element_energies.json"
 
@@ -136,7 +136,7 @@ def main() -> None:
     if arguments.crystals is not None:
         found += [item for item in from_parquet(arguments.crystals) if len(item[2]) <= arguments.max_atoms]
     for symbol, source, crystal in found:
-        if Element(symbol).Z <= HEAVIEST:
+        if Element(symbol).Z <= HEAVIEST and Element(symbol).Z not in UNTRAINED:
             candidates[symbol].append((source, crystal))
     total = sum(len(items) for items in candidates.values())
     sys.stdout.write(f"{total} candidates of {len(candidates)} elements\n")

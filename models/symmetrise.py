@@ -94,6 +94,8 @@ def symmetrised(
 def _dataset(
     lattice: np.ndarray, frac_coords: np.ndarray, numbers: np.ndarray, symprec: float
 ) -> spglib.SpglibDataset | None:
+    if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
+        return None  # spglib would end the process with a segmentation fault
     try:
         return spglib.get_symmetry_dataset((lattice, frac_coords, numbers), symprec=symprec)
     except Exception:  # spglib raises its own errors, or returns None, depending on its version

@@ -55,18 +55,21 @@ class Prototypes:
 
     @classmethod
     def from_labelled(cls, train: Sequence[LabelledStructure]) -> Prototypes:
-        """Keep the ordered crystals of `train`; disordered ones cannot be prototypes and are left out."""
+        """Keep the ordered crystals of `train`; disordered and broken ones cannot be prototypes."""
         numbers, coords, lattices, hulls = [], [], [], []
         for item in train:
             try:
                 number = np.array([site.specie.Z for site in item.structure], dtype=np.int64)
             except AttributeError:  # partial occupation, or a dummy species
                 continue
-            if len(number) == 0 or number.max() >= N_ELEMENTS:
+            place = np.asarray(item.structure.frac_coords, dtype=float).reshape(-1, 3) % 1.0
+            lattice = np.asarray(item.structure.lattice.matrix, dtype=float)
+            finite = bool(np.isfinite(place).all() and np.isfinite(lattice).all())
+            if len(number) == 0 or number.max() >= N_ELEMENTS or not finite:
                 continue
             numbers.append(number)
-            coords.append(np.asarray(item.structure.frac_coords, dtype=float).reshape(-1, 3) % 1.0)
-            lattices.append(np.asarray(item.structure.lattice.matrix, dtype=float))
+            coords.append(place)
+            lattices.append(lattice)
             hulls.append(max(item.known(E_ABOVE_HULL) or 0.0, 0.0))
         if not numbers:
             empty = np.zeros((0, 3))
@@ -126,6 +129,8 @@ def formula_of(numbers: np.ndarray) -> Formula:
 
 def classify(lattice: np.ndarray, frac_coords: np.ndarray, numbers: np.ndarray) -> PrototypeClass | None:
     """Return the class of a crystal with its standardised primitive cell, or None where spglib finds none."""
+    if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
+        return None  # spglib would end the process with a segmentation fault
     cell = (lattice, frac_coords, numbers)
     try:
         dataset = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)

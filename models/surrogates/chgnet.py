@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 HEAVIEST = 94
 """CHGNet's embedding ends with plutonium."""
 
+UNTRAINED = {84: "Po", 85: "At", 86: "Rn", 87: "Fr", 88: "Ra"}
+"""Elements that have an embedding but do not occur in the training set: their energies mean nothing."""
+
 ROWS_PER_BATCH_CPU = 16_000
 """Bonds and angles in one evaluation on a CPU: more than this falls out of the caches."""
 
@@ -336,8 +339,13 @@ def geometry_of(structure: Structure) -> Geometry | str:
         return "no atoms"
     if numbers.max() > HEAVIEST:
         return f"CHGNet knows no element beyond Pu; got atomic number {numbers.max()}"
-    if not np.isfinite(geometry.lattice).all() or geometry.volume < 1e-6:
-        return "the lattice is flat or not finite"
+    unknown = sorted({UNTRAINED[number] for number in numbers.tolist() if number in UNTRAINED})
+    if unknown:
+        return f"CHGNet was not trained on {', '.join(unknown)}"
+    if not (np.isfinite(geometry.lattice).all() and np.isfinite(geometry.frac_coords).all()):
+        return "coordinates or lattice are not finite"
+    if geometry.volume < 1e-6:
+        return "the lattice is flat"
     return geometry
 
 

@@ -85,3 +85,10 @@ def test_no_crystal_at_all_has_no_symmetry() -> None:
     flat = np.zeros((3, 3))
     assert spacegroup_number(flat, np.zeros((1, 3)), np.array([11]), 0.1) == 0
     assert symmetrised(flat, np.zeros((1, 3)), np.array([11]), 0.1)[2] is None
+
+
+def test_what_is_not_finite_does_not_end_the_process() -> None:
+    lattice, frac_coords, numbers = cell(CRYSTALS[225])
+    frac_coords[0, 0] = np.nan
+    assert spacegroup_number(lattice, frac_coords, numbers, 0.1) == 0
+    assert spacegroup_number(np.full((3, 3), np.inf), frac_coords, numbers, 0.1) == 0
