@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DISTANCE_STEP_ANG = 0.02
 """Distances are rounded to multiples of this before hashing [Å]: closer crystals share an id."""
 
-_OFFSET = 0.3713
+_OFFSET = 0.3712731894
 """Shifts the rounding borders away from round numbers, where stored coordinates like to lie."""
 
 _N_NEIGHBOURS = 20

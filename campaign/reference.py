@@ -9,7 +9,9 @@ Structures only when somebody asks for one, so that 20,000 of them are read in a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaign.errors import ReferenceDataError
+from campaign.errors import ReferenceDataError, StoreFullError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -262,18 +264,31 @@ def prepare_reference(reference: ReferenceSet, folder: Path, name: str = FILE_NA
 
     Returns:
         Absolute path of the file.
+
+    Raises:
+        StoreFullError: There is no space left; nothing is left behind.
+        ReferenceDataError: The folder cannot be written to.
     """
     import pyarrow.parquet as pq
 
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     part = folder / f".{name}.{os.getpid()}.part"
-    pq.write_table(_to_table(reference), part, compression="zstd")
-    _replace(part, path)
-    checksum = folder / f".{name}.sha256.{os.getpid()}.part"
-    checksum.write_text(f"{file_sha256(path)}  {name}\n", encoding="utf-8")
-    _replace(checksum, folder / f"{name}.sha256")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(_to_table(reference), part, compression="zstd")
+        _replace(part, path)
+        part.write_text(f"{file_sha256(path)}  {name}\n", encoding="utf-8")
+        _replace(part, folder / f"{name}.sha256")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        kind = StoreFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ReferenceDataError
+        raise kind(
+            f"the prepared reference cannot be written ({error})",
+            value=str(path),
+            cure="free some space, or make the run folder writable",
+        ) from error
     return path
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from campaign.errors import CampaignError, ComponentError
+from campaign.errors import CampaignError, ComponentError, ReferenceDataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,6 +163,9 @@ class Screen:
     """Pool that its work fits best."""
 
 
+SETUP_ERRORS = (ComponentError, ReferenceDataError)
+"""Raised by a screen when the campaign is set up wrongly: no candidate is to blame, so none is rejected."""
+
 Named = tuple[str, Mapping[str, Any]]
 """A screen as campaign.yaml names it: (kind, options)."""
 
@@ -297,6 +300,7 @@ def run_segment(
     Raises:
         ComponentError: An unknown screen, wrong options, or no surrogate or reference for a screen that needs
             one. Nothing about a candidate raises.
+        ReferenceDataError: The reference holds no energies at all, where a screen needs its hull.
     """
     named = [(resolve_screen(kind), options) for kind, options in screens]
     checked = [(screen, read_options(screen, options)) for screen, options in named]
@@ -336,7 +340,7 @@ def one_by_one(judge: Callable[[ScreenItem, Any, ScreenContext], Verdict]) -> Sc
         for item in items:
             try:
                 verdicts.append(judge(item, options, context))
-            except ComponentError:  # the campaign is set up wrongly; the candidate is not to blame
+            except SETUP_ERRORS:
                 raise
             except Exception as error:  # whatever a strange crystal provokes must not harm its neighbours
                 verdicts.append(_error(error))
@@ -352,7 +356,7 @@ def _judge(
         verdicts = screen.function(items, options, context)
         if len(verdicts) != len(items):
             raise ValueError(f"{len(verdicts)} verdicts for {len(items)} candidates")
-    except ComponentError:
+    except SETUP_ERRORS:
         raise
     except Exception as error:  # a screen may be the user's own
         if len(items) == 1 or screen.scope == "campaign":

@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -344,6 +346,32 @@ def test_a_damaged_or_missing_prepared_file_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(ReferenceDataError, match="missing"):
         load_prepared(path)
+
+
+def test_a_run_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ReferenceDataError, match="cannot be written"):
+        prepare_reference(
+            read_reference(["builtin:quickstart"], base_dir=tmp_path), tmp_path / "file" / "run"
+        )
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+    # In a process of its own: the limit on file size stands in for the end of the disk, and cannot be lifted.
+    code = (
+        "import errno, resource, signal, sys; from pathlib import Path\n"
+        "from campaign.reference import read_reference, prepare_reference\n"
+        "reference = read_reference(['builtin:quickstart'], base_dir=Path('.'))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "try: prepare_reference(reference, Path(sys.argv[1]))\n"
+        "except Exception as error: print(type(error).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() in {"ReferenceDataError", "StoreFullError"}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_was_not_prepared_here_is_refused(tmp_path):

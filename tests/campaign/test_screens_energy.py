@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -118,6 +119,13 @@ def test_a_hopeless_structure_spoils_no_batch(context):
     assert all(
         math.isfinite(value) for o in outcomes for value in o.values.values() if isinstance(value, float)
     )
+
+
+def test_a_reference_without_energies_is_a_mistake_of_the_campaign(context):
+    bare = [dataclasses.replace(entry, formation_energy_per_atom=None) for entry in context.reference]
+    without = ScreenContext(reference=ReferenceSet(tuple(bare)), surrogate=context.surrogate)
+    with pytest.raises(ReferenceDataError, match="no formation energies"):
+        run(without, [mg2si()], ("e_above_hull", {}))
 
 
 def test_the_hull_is_built_once_per_reference(context):
