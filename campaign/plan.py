@@ -362,7 +362,7 @@ def _compared_before(state: CampaignState, index: int, segment: int) -> bool:
 def _scoring(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[Action]:
     if current.to_score is None:
         return
-    if any(state.version(key, spec.term(current.index)) is None for key in spec.judges):
+    if not all(state.decided(key, spec.term(current.index)) for key in spec.judges):
         return
     for place, ids in enumerate(current.to_score):
         if place not in current.scored:

@@ -125,8 +125,15 @@ class CampaignState:
         """Return the state with this version decided."""
         return replace(self, models={**self.models, (model.key, model.term): model})
 
+    def decided(self, key: str, term: int) -> bool:
+        """Return whether every version of `key` up to `term` was promoted or refused."""
+        return all((key, earlier) in self.models for earlier in range(term + 1))
+
     def version(self, key: str, term: int) -> ModelState | None:
-        """Return the newest promoted version of `key` up to `term`, None when one is still undecided."""
+        """Return the newest promoted version of `key` up to `term`.
+
+        None while one is still undecided, and where none was ever good enough.
+        """
         found = None
         for earlier in range(term + 1):
             model = self.models.get((key, earlier))

@@ -50,9 +50,15 @@ def train_model(task: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         `promoted`, `verdict`, `metrics_before`, `metrics_after`, `labels`, `checkpoint`, `sha256`.
     """
+    from models.errors import TrainingDataError
+
     sets = training_sets(task)
     if task["parent"] is None:
-        return _first_fit(task, sets)
+        try:
+            return _first_fit(task, sets)
+        except TrainingDataError as error:
+            # For example a reference of stable crystals only: there is nothing to tell apart yet.
+            return _refused(error.one_line())
     if not sets.labelled:
         return _refused("no new labels to learn from")
     if task["role"] == "generator":
@@ -153,7 +159,7 @@ def _first_fit(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
         model.fit([*sets.train, *sets.held_out], task["seed"])
         metrics: dict[str, Any] = {"crystals": len(sets.train) + len(sets.held_out)}
     else:
-        model.fit(sets.train, sets.held_out, task["seed"])
+        model.fit([*sets.train, *sets.labelled], [], task["seed"])
         metrics = {"reference": model.evaluate(sets.held_out) if sets.held_out else {}}
     return _kept(
         task, model, [], {}, metrics, promoted=True, verdict="first version, fitted on the reference"
@@ -167,6 +173,8 @@ def _fine_tune_judge(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
     kind = model_class(task["role"], task["kind"])
     parent, child = kind.load(Path(task["parent"])), kind.load(Path(task["parent"]))
     child.fine_tune(sets.labelled, sets.train, task["seed"])
+    if hasattr(child, "recalibrate"):
+        child.recalibrate([*sets.held_out, *sets.labelled_held_out])
     before, after = _held_out_metrics(parent, sets), _held_out_metrics(child, sets)
     metric = GATE_METRIC[task["role"]]
     old, new = _gate_figure(before, metric), _gate_figure(after, metric)

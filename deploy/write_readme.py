@@ -69,12 +69,19 @@ def _table(properties: dict[str, Any], schema: dict[str, Any]) -> list[str]:
         if isinstance(default, dict | list) and block is not None:
             default = "see below"
         words = field.get("description") or (block or {}).get("description", "").splitlines()[0]
-        choices = field.get("enum") or next((one["enum"] for one in field.get("anyOf", ()) if "enum" in one), None)
+        choices = field.get("enum") or next(
+            (one["enum"] for one in field.get("anyOf", ()) if "enum" in one), None
+        )
         if choices and not all(choice in words for choice in choices):
             words += f" One of {', '.join(choices)}."
-        shown = "–" if default is None or default == "–" else f"`{json.dumps(default)}`" if default != "see below" else default
-        rows.append(f"| `{key}` | {'required' if default == '(required)' else shown} | {words} |")
+        rows.append(f"| `{key}` | {_shown(default)} | {words} |")
     return rows
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "–"
+    return default.strip("()") if default in ("(required)", "see below") else f"`{json.dumps(default)}`"
 
 
 def queries() -> str:

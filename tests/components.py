@@ -18,6 +18,7 @@ from ase.calculators.lj import LennardJones
 from pydantic import BaseModel, ConfigDict
 from pymatgen.core import Lattice, Structure
 
+from flows.job_context import job_folder
 from models.data import Conditions, LabelledStructure
 from models.heads.base import Prediction
 
@@ -151,7 +152,8 @@ class CountingLennardJones(LennardJones):
     def __init__(self, log: str, sleep_s: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**{"sigma": 2.5, "epsilon": 0.3, "rc": 6.0, "smooth": True, **kwargs})
         self._sleep_s = sleep_s
-        line = json.dumps({"pid": os.getpid(), "time": time.time()}) + "\n"
+        about = {"folder": str(job_folder()), "pid": os.getpid(), "time": time.time()}
+        line = json.dumps(about) + "\n"
         handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.write(handle, line.encode())
         os.close(handle)

@@ -101,7 +101,7 @@ def finished(tmp_path_factory) -> tuple[Path, RunFolder]:
 
 
 def test_a_campaign_runs_to_its_end(finished):
-    folder, run = finished
+    _, run = finished
     with run.store() as store:
         found = summary(store, "small")
         labels = list(store.query("labels"))
@@ -169,7 +169,7 @@ def test_a_larger_budget_goes_on_where_the_campaign_ended(tmp_path):
 def test_an_edit_that_changes_labels_is_refused_with_the_difference(finished, tmp_path):
     _, run = finished
     edited = small_campaign(tmp_path, chemistry={"max_atoms": 3})
-    with pytest.raises(ConfigError, match="chemistry.max_atoms") as caught:
+    with pytest.raises(ConfigError, match=r"chemistry\.max_atoms") as caught:
         resume(run.path, config_file=edited, pools="threads", progress=quiet())
     assert "undo the change" in caught.value.one_line()
 
