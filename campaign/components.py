@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaign.config import CampaignConfig, ComponentConfig
@@ -91,6 +92,22 @@ def label_settings(config: CampaignConfig) -> tuple[dict[str, Any], str]:
     return settings, settings_hash(settings)
 
 
+def reference_of(config: CampaignConfig, base_dir: Path) -> ReferenceSet:
+    """Read the reference that a configuration names; relative paths are taken from `base_dir`.
+
+    Raises:
+        ReferenceDataError: A source is missing or cannot serve.
+    """
+    from campaign.reference import read_reference
+
+    return read_reference(
+        config.reference.crystals,
+        base_dir=base_dir,
+        elements=config.chemistry.elements,
+        hull_sources=config.reference.hull,
+    )
+
+
 @dataclass(frozen=True)
 class RoundLoad:
     """What one round will ask of the site, roughly."""
@@ -110,9 +127,8 @@ def expected_load(config: CampaignConfig, spec: Spec, reference: ReferenceSet) -
     Raises:
         ReferenceDataError: The reference cannot serve this chemistry.
     """
-    from flows.registry import ENGINES, build
-
     from campaign.decisions import reference_phases
+    from flows.registry import ENGINES, build
 
     labels = config.labels
     engine = build(labels.engine, ENGINES, "engine", labels.engine_options)

@@ -338,6 +338,11 @@ def config_document(config: CampaignConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
+def stored_config(config: CampaignConfig) -> dict[str, Any]:
+    """Return the configuration as a document of the store: without the password of the store's URI."""
+    return {**config_document(config), "store": config.store.redacted()}
+
+
 def config_hash(config: CampaignConfig) -> str:
     """Return a short hash of everything that decides which labels a campaign computes."""
     document = {

@@ -14,8 +14,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from campaign.components import check_components, label_settings, spec_of
-from campaign.config import CampaignConfig, changes, config_document, config_hash, load_config
+from campaign.components import check_components, label_settings, reference_of, spec_of
+from campaign.config import (
+    CampaignConfig,
+    changes,
+    config_document,
+    config_hash,
+    load_config,
+    stored_config,
+)
 from campaign.decisions import Decider
 from campaign.documents import CampaignDocument, CampaignStatus, now
 from campaign.driver import Driver
@@ -26,7 +33,7 @@ from campaign.pools import PoolKind, open_pools
 from campaign.progress import Progress
 from campaign.recording import Recorder
 from campaign.recovery import project, sweep, unmade_labels
-from campaign.reference import file_sha256, load_prepared, prepare_reference, read_reference
+from campaign.reference import file_sha256, load_prepared, prepare_reference
 from campaign.run_folder import RunFolder, default_run_folder, find_run
 from campaign.site import load_site
 from campaign.store import CampaignStore
@@ -63,7 +70,7 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
     load_site(config.site, base)
     if folder.config_file.exists():
         _refuse_second_launch(folder)
-    reference = read_reference(_sources(config), base_dir=base, elements=config.chemistry.elements)
+    reference = reference_of(config, base)
     from campaign.decisions import reference_phases
 
     reference_phases(config, reference)  # a reference that cannot serve is told before anything is written
@@ -101,14 +108,12 @@ def resume(run: Path, *, config_file: Path | None, pools: PoolKind, progress: Pr
         _holding(store, config.name) as lease,
     ):
         if store.get("campaigns", config.name) is None:  # killed before the first write
-            reference = read_reference(
-                _sources(config), base_dir=folder.path, elements=config.chemistry.elements
-            )
+            reference = reference_of(config, folder.path)
             prepared = prepare_reference(reference, folder.path / "reference")
             _write_campaign(store, config, folder, prepared, reference.summary())
         folder.stop_file.unlink(missing_ok=True)
         folder.write_config(config)
-        document = config_document(config)
+        document = stored_config(config)
         store.set_fields("campaigns", config.name, {"config": document, "config_hash": config_hash(config)})
         return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
 
@@ -291,10 +296,6 @@ def _with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
     return config.model_copy(update={"reference": reference, "store": store, "site": site})
 
 
-def _sources(config: CampaignConfig) -> tuple[str, ...]:
-    return (*config.reference.crystals, *(config.reference.hull or ()))
-
-
 def _store_config(config: CampaignConfig) -> Any:
     from campaign.run_folder import located_store
 
@@ -307,7 +308,7 @@ def _write_campaign(
     document = CampaignDocument(
         id=config.name,
         name=config.name,
-        config=config_document(config),
+        config=stored_config(config),
         config_hash=config_hash(config),
         seed=config.seed,
         run_dir=str(folder.path),

@@ -30,7 +30,13 @@ def worker_environment(size: PoolSize, site_environment: Mapping[str, str]) -> d
     environment = dict.fromkeys(names, threads)
     if not size.accelerators:
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    return {**environment, "PYTHONUNBUFFERED": "1", "SPT_NOENV": "1", **site_environment}
+    return {
+        **environment,
+        "PYTHONUNBUFFERED": "1",
+        "SPT_NOENV": "1",
+        "SPGLIB_WARNING": "OFF",
+        **site_environment,
+    }
 
 
 def relay(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from campaign.components import check_components, expected_load, spec_of
+from campaign.components import check_components, expected_load, reference_of, spec_of
 from campaign.config import load_config
 from campaign.pooling import site_sizes
-from campaign.reference import read_reference
 from campaign.run_folder import default_run_folder, located_store
 from campaign.site import load_site
 from campaign.store import CampaignStore
@@ -25,8 +24,7 @@ def validate(file: Path) -> Iterator[str]:
     yield f"{file}: keys and values are fine"
     check_components(config)
     yield "generators, screens, surrogate, models, label flow and engine: known, options fine"
-    sources = (*config.reference.crystals, *(config.reference.hull or ()))
-    reference = read_reference(sources, base_dir=base, elements=config.chemistry.elements)
+    reference = reference_of(config, base)
     yield f"reference: {reference.summary()}"
     spec = spec_of(config)
     load = expected_load(config, spec, reference)
