@@ -61,7 +61,12 @@ WORDS: tuple[tuple[FailureCause, tuple[str, ...]], ...] = (
     (FailureCause.SCF_NOT_CONVERGED, ("did not converge in", "scf not converged", "scf did not converge")),
     (
         FailureCause.BAD_GEOMETRY,
-        ("atoms too close", "atoms are too close", "could not find required paw dataset", "could not find setup"),
+        (
+            "atoms too close",
+            "atoms are too close",
+            "could not find required paw dataset",
+            "could not find setup",
+        ),
     ),
 )
 """Words of messages, in lower case; the first group of which one occurs decides."""

@@ -87,19 +87,17 @@ def ancestors(records: Iterable[Record], uuid: str) -> set[str]:
     return found
 
 
-def descendants(records: Iterable[Record], uuid: str) -> set[str]:
-    """Return the uuids that depend on a job, directly or through others."""
-    known = list(records)
-    found: set[str] = set()
-    frontier = {uuid}
-    while frontier:
-        frontier = {
-            record["uuid"]
-            for record in known
-            if frontier.intersection(record["parents"]) and record["uuid"] not in found | {uuid}
-        }
-        found |= frontier
-    return found
+def lost(records: Iterable[Record], failed: AbstractSet[str]) -> set[str]:
+    """Return the uuids that will never be done: `failed`, and all that wait for one that will never be done."""
+    known = [record for record in records if not record.get("runs_without")]
+    found = set(failed)
+    while True:
+        more = {
+            record["uuid"] for record in known if found & (set(record["parents"]) - {record["uuid"]})
+        } - found
+        if not more:
+            return found
+        found |= more
 
 
 def with_new_jobs(

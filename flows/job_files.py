@@ -64,7 +64,9 @@ def read_result(folder: Path, uuid: str, index: int) -> dict[str, Any] | None:
     keys = [(document.get("uuid"), document.get("index")) for document in found["docs"]]
     if (uuid, index) not in keys:
         raise JobFolderError(
-            "the folder holds another job's result", value=str(folder), cure="give each job a folder of its own"
+            "the folder holds another job's result",
+            value=str(folder),
+            cure="give each job a folder of its own",
         )
     return found
 

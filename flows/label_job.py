@@ -1,64 +1,90 @@
-"""The last job of every label flow: gathers what the label says."""
+"""The last job of every label flow: makes a label of its calculations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobflow import job
+from pymatgen.core import Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
 
 from flows.building import settings_hash
-from flows.schemas import LabelDoc
+from flows.job_context import cores_held
+from flows.registry import ENGINES, build
+from flows.schemas import Calculation, LabelDoc, LabelStep
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
+    from flows.engines.base import Engine
 
 SYMPREC_ANG = 0.1
 """Tolerance of recorded space groups [Å], the Materials Project's own."""
 
 
-@job
+@job(name="label")
 def collect_label(
-    before: Structure, after: Structure, output: Any, n_steps: int | None, about: dict[str, Any]
+    before: Structure, outputs: Sequence[Any], names: Sequence[str], about: dict[str, Any]
 ) -> dict[str, Any]:
-    """Gather what a label says from the last calculation.
+    """Make a label of calculations; the last one has its energy and structure.
 
     Args:
         before: Structure that the flow began with.
-        after: Final structure.
-        output: Output of the last calculation (energy [eV], forces [eV/Å], stress [kbar or eV/Å³ by its maker]).
-        n_steps: Ionic steps of the relaxation, None without one.
-        about: Settings, engine version and fidelity.
+        outputs: Outputs of the calculations in order.
+        names: Names of the calculations.
+        about: Settings of the label; import path and options of the engine, which reads its own outputs.
     """
-    import numpy as np
+    engine = build(about["engine"], ENGINES, "engine", about["engine_options"])
+    steps = [engine.read(output) for output in outputs]
+    return label_of(before, steps, names, about["settings"], engine).model_dump(mode="json")
 
-    read = output.get if isinstance(output, dict) else lambda key, default=None: getattr(output, key, default)
-    settings, energy = about["settings"], float(read("energy") or float("nan"))
-    forces, stress = read("forces"), read("stress")
+
+def label_of(
+    before: Structure,
+    calculations: Sequence[Calculation],
+    names: Sequence[str],
+    settings: dict[str, Any],
+    engine: Engine,
+) -> LabelDoc:
+    """Return the label that calculations in order amount to."""
+    last = calculations[-1]
+    after = Structure.from_dict(last.structure)
+    wall = sum(one.wall_seconds for one in calculations)
+    steps = [
+        LabelStep(
+            name=name,
+            energy_per_atom=one.energy / len(after),
+            n_ionic_steps=one.n_ionic_steps,
+            wall_seconds=one.wall_seconds,
+        )
+        for name, one in zip(names, calculations, strict=True)
+    ]
     return LabelDoc(
         flow=settings["flow"],
         engine=settings["engine"],
-        engine_version=about["version"],
-        fidelity=about["fidelity"],
+        engine_version=engine.version(),
+        fidelity=engine.fidelity,
         settings=settings,
         settings_hash=settings_hash(settings),
-        structure=after.as_dict(),
+        structure=last.structure,
         formula=after.composition.reduced_formula,
         n_atoms=len(after),
-        energy=energy,
-        energy_per_atom=energy / len(after),
-        max_force=None if forces is None else float(np.linalg.norm(np.asarray(forces, float), axis=1).max()),
-        stress_gpa=None if stress is None else (-np.asarray(stress, float) / 10).tolist(),
+        energy=last.energy,
+        energy_per_atom=last.energy / len(after),
+        max_force=last.max_force,
+        stress_gpa=last.stress_gpa,
+        volume=after.volume,
         volume_per_atom=after.volume / len(after),
         spacegroup_before=_space_group(before),
         spacegroup_after=_space_group(after),
-        converged=True,  # a calculation that did not converge has failed before
-        n_ionic_steps=int(n_steps or 0),
-    ).model_dump(mode="json")
+        converged=all(one.converged for one in calculations),
+        n_ionic_steps=sum(one.n_ionic_steps for one in calculations),
+        wall_seconds=wall,
+        core_hours=wall * cores_held() / 3600,
+        steps=steps,
+    )
 
 
 def _space_group(structure: Structure) -> int:
-    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
-
     try:
         return int(SpacegroupAnalyzer(structure, symprec=SYMPREC_ANG).get_space_group_number())
     except (SymmetryUndeterminedError, TypeError, ValueError):

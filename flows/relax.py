@@ -1,7 +1,11 @@
-"""Label flows without phonons: static, relax, and relax followed by a static; the engine is injected."""
+"""Label flows without phonons: static, relax, and relax followed by a static; the engine is injected.
+
+Light: options are read without importing jobflow or a calculator.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +27,7 @@ class RelaxConfig(StaticConfig):
     """Options of `relax` and `relax_static`."""
 
     fix_symmetry: bool = Field(True, description="Keep the space group of the structure that is given.")
+    symprec_ang: float = Field(0.01, gt=0, description="Tolerance for the space group that is kept [Å].")
     relax_cell: bool = Field(True, description="Relax the cell with the positions.")
 
 
@@ -36,12 +41,11 @@ class StaticLabelMaker:
 
     def make(self, structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
         """Return the flow."""
-        static = engine.static_maker().make(structure)
-        return _with_label([static], structure, engine, settings, last=static, relax=None)
+        return _labelled([engine.static_maker().make(structure)], structure, engine, settings)
 
 
 class RelaxLabelMaker:
-    """A relaxation; its last step is the label."""
+    """A relaxation; its last step is the label, in the basis and with the k-points of its first cell."""
 
     Config: ClassVar[type[RelaxConfig]] = RelaxConfig
 
@@ -50,43 +54,32 @@ class RelaxLabelMaker:
 
     def make(self, structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
         """Return the flow."""
-        relax = self._relax(structure, engine)
-        return _with_label([relax], structure, engine, settings, last=relax, relax=relax)
+        return _labelled([self._relax(structure, engine)], structure, engine, settings)
 
     def _relax(self, structure: Structure, engine: Engine) -> Any:
-        options = self.config
-        maker = engine.relax_maker(fix_symmetry=options.fix_symmetry, relax_cell=options.relax_cell)
-        return maker.make(structure)
+        return engine.relax_maker(**self.config.model_dump()).make(structure)
 
 
 class RelaxStaticLabelMaker(RelaxLabelMaker):
-    """A relaxation, then a calculation of the relaxed structure with a basis of its own."""
+    """A relaxation, then a calculation of the relaxed structure with a basis and k-points of its own."""
 
     def make(self, structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
         """Return the flow."""
         relax = self._relax(structure, engine)
         static = engine.static_maker().make(relax.output.structure)
-        return _with_label([relax, static], structure, engine, settings, last=static, relax=relax)
+        return _labelled([relax, static], structure, engine, settings)
 
 
-def _with_label(
-    jobs: list[Any],
-    structure: Structure,
-    engine: Engine,
-    settings: dict[str, Any],
-    *,
-    last: Any,
-    relax: Any | None,
-) -> Flow:
+def _labelled(jobs: Sequence[Any], structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
+    """Return calculations in order, and the job that makes a label of them."""
     from jobflow import Flow
 
     from flows.label_job import collect_label
 
-    label = collect_label(
-        structure,
-        last.output.structure,
-        last.output.output,
-        None if relax is None else relax.output.output.n_steps,
-        {"settings": settings, "version": engine.version(), "fidelity": str(engine.fidelity)},
-    )
+    about = {
+        "settings": settings,
+        "engine": settings["engine"],
+        "engine_options": engine.config.model_dump(mode="json"),
+    }
+    label = collect_label(structure, [one.output for one in jobs], [one.name for one in jobs], about)
     return Flow([*jobs, label], output=label.output, name=f"{settings['flow']} {structure.reduced_formula}")

@@ -1,14 +1,18 @@
-"""What every engine does; light, so that settings are read without importing any calculator."""
+"""What every engine does, and the base of engines that are ASE calculators. Imports neither atomate2 nor a code."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from flows.schemas import Fidelity
+from flows.schemas import Calculation, Fidelity
+
+if TYPE_CHECKING:
+    from flows.engines.ase_maker import CalculatorMaker
 
 
 class EngineConfig(BaseModel):
@@ -30,11 +34,14 @@ class EngineCheck:
 class Engine(Protocol):
     """A code with its settings.
 
-    `settings()` is what decides the meaning of a label: two engines with equal settings and version give the same
-    energy for the same structure, whatever cores or commands they use.
+    `settings()` is what decides the meaning of a label: two engines with equal settings give the same energy for
+    the same structure, whatever cores, commands or numbers of steps they are allowed. `flows.testing.check_engine`
+    checks this contract.
     """
 
     Config: ClassVar[type[BaseModel]]
+    config: Any
+    """An instance of `Config`."""
     fidelity: Fidelity
 
     def __init__(self, config: Any) -> None: ...
@@ -47,12 +54,20 @@ class Engine(Protocol):
         """Return name and version of the code."""
         ...
 
-    def relax_maker(self, *, fix_symmetry: bool, relax_cell: bool) -> Any:
-        """Return a jobflow Maker that relaxes a structure."""
+    def relax_maker(self, *, fix_symmetry: bool, relax_cell: bool, symprec_ang: float) -> Any:
+        """Return a jobflow Maker that relaxes a structure; its output has `structure`."""
         ...
 
     def static_maker(self) -> Any:
         """Return a jobflow Maker that computes one structure."""
+        ...
+
+    def read(self, output: Any) -> Calculation:
+        """Read the output of one of the makers' jobs."""
+        ...
+
+    def unsupported(self, elements: Sequence[str]) -> tuple[str, ...]:
+        """Return those of the elements that the engine has no data for, as far as it knows here."""
         ...
 
     def check(self) -> EngineCheck:
@@ -62,3 +77,81 @@ class Engine(Protocol):
     def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:
         """Return a rough cost of a relaxation with its static [core-seconds]."""
         ...
+
+
+class AseConfig(EngineConfig):
+    """Options that every engine with an ASE calculator has."""
+
+    fmax_ev_per_ang: float | None = Field(
+        0.05, gt=0, description="A relaxation ends when no force, on atoms or cell, exceeds this [eV/Å]."
+    )
+    max_steps: int = Field(100, ge=2, description="Most steps of one try of a relaxation.")
+
+
+class AseEngine(ABC):
+    """An engine that is an ASE calculator: a subclass says which, and what its settings mean."""
+
+    Config: ClassVar[type[AseConfig]] = AseConfig
+    fidelity: Fidelity = Fidelity.MLIP
+
+    def __init__(self, config: Any = None) -> None:
+        self.config: Any = self.Config() if config is None else config
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return what decides an energy."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """Return name and version of the code."""
+
+    @abstractmethod
+    def check(self) -> EngineCheck:
+        """Say whether the engine works here."""
+
+    @abstractmethod
+    def calculator(self) -> Any:
+        """Return a new ASE calculator; its files belong into `flows.job_context.job_folder()`."""
+
+    @abstractmethod
+    def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:
+        """Return a rough cost of a relaxation with its static [core-seconds]."""
+
+    @property
+    def fmax_ev_per_ang(self) -> float:
+        """Force limit of relaxations [eV/Å]."""
+        return float(self.config.fmax_ev_per_ang)
+
+    def unsupported(self, elements: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002
+        """Return nothing: what a calculator knows is seen when it runs."""
+        return ()
+
+    def relax_maker(self, *, fix_symmetry: bool, relax_cell: bool, symprec_ang: float) -> CalculatorMaker:
+        """Return a Maker that relaxes."""
+        return self._maker(
+            name="relax",
+            fix_symmetry=fix_symmetry,
+            relax_cell=relax_cell,
+            symprec=symprec_ang,
+            steps=self.config.max_steps,
+            fmax_ev_per_ang=self.fmax_ev_per_ang,
+        )
+
+    def static_maker(self) -> CalculatorMaker:
+        """Return a Maker that computes one structure."""
+        return self._maker(name="static", relax_cell=False, steps=0)
+
+    def read(self, output: Any) -> Calculation:
+        """Read the output of one of the makers' jobs."""
+        from flows.engines.ase_maker import read_task
+
+        return read_task(output)
+
+    def _maker(self, **fields: Any) -> CalculatorMaker:
+        from flows.engines.ase_maker import CalculatorMaker
+
+        return CalculatorMaker(
+            engine=f"{type(self).__module__}:{type(self).__qualname__}",
+            engine_options=self.config.model_dump(mode="json"),
+            **fields,
+        )

@@ -1,0 +1,140 @@
+"""GPAW as an ASE calculator whose stress belongs to a fixed cut-off.
+
+GPAW's stress is the derivative of the energy at a fixed number of plane waves. At a fixed cut-off the number of
+waves grows with the volume, which lowers the energy further; at the cut-offs of screening the difference is several
+GPa for metals with semicore states, and cells relaxed without it come out too small. With E(V, E_cut) and the number
+of plane waves proportional to V·E_cut^(3/2), the stress at fixed cut-off is
+
+    σ_αβ(E_cut) = σ_αβ(N_pw) + δ_αβ · (2/3) · (E_cut / V) · dE/dE_cut
+
+(G. P. Francis and M. C. Payne, J. Phys.: Condens. Matter 2, 4395 (1990)). The derivative comes from two more
+self-consistent calculations, at 5 % less and more. It hardly depends on the k-points, so few are used, nor on the
+geometry, so it is computed once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes, kpts2sizeandoffsets
+
+SHIFT = 0.05
+"""Relative change of the cut-off for the derivative."""
+FEW_KPTS = 1.2
+"""k-point density [points per Å⁻¹] of the calculations for the derivative: within 10 % of that at 3.5."""
+MOMENT = 1.0
+"""Initial moment of every atom in a spin-polarised calculation whose structure has none [µB]."""
+
+
+class FixedCutoffGpaw(Calculator):
+    """GPAW with plane waves; k-points are chosen for the first geometry and kept while it relaxes.
+
+    Args:
+        settings: What `GpawEngine.settings` gives.
+        max_scf: Most electronic iterations at one geometry.
+        folder: Absolute folder of the logs, `gpaw.txt` and `gpaw-cutoff.txt`.
+    """
+
+    # shortened for an instance without spins, so no ClassVar
+    implemented_properties: list[str] = ["energy", "free_energy", "forces", "stress", "magmoms"]  # noqa: RUF012
+
+    def __init__(self, settings: Mapping[str, Any], max_scf: int, folder: Path) -> None:
+        super().__init__()
+        self._settings = dict(settings)
+        self._max_scf = max_scf
+        self._folder = folder
+        self._gpaw: Any = None
+        self._derivative: float | None = None
+        if not self._settings["spinpol"]:
+            self.implemented_properties = [one for one in self.implemented_properties if one != "magmoms"]
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Compute the energy [eV] (extrapolated to zero width) and what else is asked for.
+
+        Raises:
+            gpaw.KohnShamConvergenceError: The electronic cycle did not settle.
+        """
+        super().calculate(atoms, properties, system_changes)
+        bare = self._bare(self.atoms)
+        with _one_thread():
+            if self._gpaw is None:
+                density = self._settings["kpts_per_inverse_ang"]
+                self._gpaw = self._new(bare, self._settings["ecut_ev"], density, "gpaw.txt")
+            found: dict[str, Any] = {
+                "energy": float(self._gpaw.get_potential_energy(bare)),
+                "free_energy": float(self._gpaw.get_potential_energy(bare, force_consistent=True)),
+            }
+            wanted = properties or ["energy"]
+            if "forces" in wanted:
+                found["forces"] = np.array(self._gpaw.get_forces(bare))
+            if "stress" in wanted:
+                found["stress"] = np.array(self._gpaw.get_stress(bare)) + self._pulay(bare)
+            if "magmoms" in wanted:
+                found["magmoms"] = np.array(self._gpaw.get_magnetic_moments(bare))
+        self.results.update(found)
+
+    def _pulay(self, atoms: Atoms) -> np.ndarray:
+        """Return the correction of the stress (6,) [eV/Å³], Voigt order."""
+        ecut = self._settings["ecut_ev"]
+        if self._derivative is None:
+            low, high = (
+                float(
+                    self._new(atoms, ecut * factor, FEW_KPTS, "gpaw-cutoff.txt").get_potential_energy(atoms)
+                )
+                for factor in (1 - SHIFT, 1 + SHIFT)
+            )
+            self._derivative = (high - low) / (2 * SHIFT * ecut)
+        diagonal = 2 / 3 * ecut * self._derivative / atoms.get_volume()
+        return diagonal * np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+
+    def _new(self, atoms: Atoms, ecut_ev: float, density: float, log: str) -> Any:
+        """Return a GPAW calculator with k-points for this cell."""
+        from gpaw import GPAW
+
+        settings = self._settings
+        size, _ = kpts2sizeandoffsets(density=density, gamma=True, atoms=atoms)
+        return GPAW(
+            mode={"name": "pw", "ecut": ecut_ev},
+            xc=settings["xc"],
+            kpts={"size": tuple(int(number) for number in size), "gamma": True},
+            occupations={"name": "fermi-dirac", "width": settings["smearing_ev"]},
+            convergence={
+                "energy": settings["converge_energy_ev"],
+                "density": settings["converge_density"],
+                "eigenstates": settings["converge_eigenstates_ev2"],
+            },
+            maxiter=self._max_scf,
+            spinpol=settings["spinpol"],
+            symmetry={"symmorphic": False},
+            txt=str(self._folder / log),
+        )
+
+    def _bare(self, atoms: Atoms) -> Atoms:
+        """Return the atoms without constraints, which GPAW need not know; with moments if spins count."""
+        bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+        if self._settings["spinpol"]:
+            moments = atoms.get_initial_magnetic_moments()
+            bare.set_initial_magnetic_moments(moments if moments.any() else np.full(len(atoms), MOMENT))
+        return bare
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep BLAS and OpenMP to one thread where the environment came too late to say so."""
+    try:
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    except ImportError:
+        yield
+        return
+    with threadpool_limits(1):
+        yield
