@@ -335,18 +335,21 @@ def geometry_of(structure: Structure) -> Geometry | str:
         )
     except (AttributeError, TypeError, ValueError):
         return "a site is partly or not occupied by an element"
-    if not len(numbers):
+    return _complaint(geometry) or geometry
+
+
+def _complaint(geometry: Geometry) -> str | None:
+    """Say why CHGNet cannot treat a geometry; None where it can."""
+    if not len(geometry.numbers):
         return "no atoms"
-    if numbers.max() > HEAVIEST:
-        return f"CHGNet knows no element beyond Pu; got atomic number {numbers.max()}"
-    unknown = sorted({UNTRAINED[number] for number in numbers.tolist() if number in UNTRAINED})
+    if geometry.numbers.max() > HEAVIEST:
+        return f"CHGNet knows no element beyond Pu; got atomic number {geometry.numbers.max()}"
+    unknown = sorted({UNTRAINED[number] for number in geometry.numbers.tolist() if number in UNTRAINED})
     if unknown:
         return f"CHGNet was not trained on {', '.join(unknown)}"
     if not (np.isfinite(geometry.lattice).all() and np.isfinite(geometry.frac_coords).all()):
         return "coordinates or lattice are not finite"
-    if geometry.volume < 1e-6:
-        return "the lattice is flat"
-    return geometry
+    return "the lattice is flat" if geometry.volume < 1e-6 else None
 
 
 def failed(structure: Structure, spacegroup: int, n_steps: int, error: str) -> Relaxed:

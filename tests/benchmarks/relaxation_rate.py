@@ -63,8 +63,3 @@ def _row(way: str, n: int, seconds: float, steps: float) -> dict[str, object]:
         "crystals per second": n / seconds,
         "evaluations per crystal": steps + 1,
     }
-
-
-if __name__ == "__main__":
-    for row in measure():
-        print(row)

@@ -312,6 +312,19 @@ def test_formation_energies_of_held_out_materials(surrogate: CHGNetSurrogate, da
 
 
 @pytest.mark.slow
+def test_crystals_far_from_rest_converge(surrogate: CHGNetSurrogate, data_dir: Path) -> None:
+    rng = np.random.default_rng(0)
+    crystals = [
+        shaken(crystal, seed, float(rng.uniform(0.94, 1.06)), by=0.06)
+        for seed, crystal in enumerate(materials(data_dir, 60, 2)[0])
+    ]
+    outcomes = surrogate.relax(crystals, fix_symmetry=False, max_steps=200, fmax_ev_per_ang=0.05)
+    assert [outcome.error for outcome in outcomes] == [None] * 60
+    assert sum(outcome.converged for outcome in outcomes) >= 59
+    assert np.mean([outcome.n_steps for outcome in outcomes]) < 20
+
+
+@pytest.mark.slow
 def test_batched_is_faster_than_one_by_one(surrogate: CHGNetSurrogate, data_dir: Path) -> None:
     from chgnet.model import StructOptimizer
 
