@@ -160,7 +160,10 @@ class OrderBook:
             job for job in flow["jobs"] if job["uuid"] == action.job and job["index"] == action.index
         )
         uuids = sorted({job.uuid for job in state.labels[action.label].jobs})
-        upstream = list(self.store.query("jobs", {"uuid": {"$in": uuids}}))
+        upstream = [
+            *self.store.query("jobs", {"uuid": {"$in": uuids}}),
+            *self.store.query("data", {"job_uuid": {"$in": uuids}}),
+        ]
         folder = self.folder.work / action.label / f"{action.job}-{action.index}"
         return {"job": record["job"], "upstream": upstream, "work_dir": str(folder)}
 

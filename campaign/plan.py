@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from campaign.config import CampaignConfig
 from campaign.documents import LabelStatus, derive_seed
 from campaign.state import CampaignState, JobState, LabelState, RoundState
+from flows import graph
 
 
 @dataclass(frozen=True)
@@ -274,12 +275,10 @@ def _label_tasks(state: CampaignState, *, begin: bool) -> Iterator[Action]:
 
 def runnable(label: LabelState) -> list[JobState]:
     """Return the jobs that are queued and whose parents are all done."""
-    unfinished = {job.uuid for job in label.jobs if job.state != LabelStatus.DONE}
-    return [
-        job
-        for job in label.jobs
-        if job.state == LabelStatus.QUEUED and not unfinished.intersection(set(job.parents) - {job.uuid})
-    ]
+    known = {(job.uuid, job.index): job for job in label.jobs}
+    done = {key for key, job in known.items() if job.state == LabelStatus.DONE}
+    busy = {key for key, job in known.items() if job.state not in (LabelStatus.DONE, LabelStatus.QUEUED)}
+    return [known[key] for key in graph.runnable([job.record() for job in label.jobs], done, busy)]
 
 
 def _to_judge(state: CampaignState) -> list[str]:

@@ -32,6 +32,7 @@ from campaign.state import (
     project_round,
 )
 from campaign.store import CampaignStore
+from flows.graph import key_of, with_new_jobs
 
 BATCH_STRIDE = 100_000
 """Places that each sampling batch reserves in the order of its round."""
@@ -153,15 +154,13 @@ class Recorder:
         """Store a job's output, then the jobs it asked for, then the label's progress."""
         self.store.put_job_outputs(result["docs"], result.get("data") or [])
         flow = self._get("flows", action.label)
-        known = {(job["uuid"], job["index"]) for job in flow["jobs"]}
-        added = [job for job in result.get("new_jobs") or [] if (job["uuid"], job["index"]) not in known]
-        if added:
-            flow = {**flow, "jobs": [*flow["jobs"], *added]}
+        if result.get("new_jobs"):
+            flow = {**flow, "jobs": with_new_jobs(flow["jobs"], action.job, result["new_jobs"])}
             self.store.put("flows", flow)
         label = self._get("labels", action.label)
-        jobs = _with_job_state(label["jobs"], action, LabelStatus.DONE)
-        have = {(job["uuid"], job["index"]) for job in jobs}
-        jobs += [_job_summary(job) for job in flow["jobs"] if (job["uuid"], job["index"]) not in have]
+        states = {key_of(job): job["state"] for job in label["jobs"]}
+        states[action.job, action.index] = LabelStatus.DONE.value
+        jobs = [_job_summary(job) | {"state": states.get(key_of(job), "queued")} for job in flow["jobs"]]
         fields: dict[str, Any] = {
             "jobs": jobs,
             "attempts": [*label["attempts"], _attempt(action, result, None)],
@@ -173,6 +172,11 @@ class Recorder:
                 "result": self._output(flow["output_uuid"]),
                 "ended": now(),
             }
+        elif result.get("stop_children") or result.get("stop_flow"):
+            message = f"the job {action.job} stopped its flow"
+            failure = {"cause": "unknown", "message": message, "detail": ""}
+            fields |= {"state": LabelStatus.FAILED.value, "failure": failure, "ended": now()}
+            return self._ended(label, action.label, fields, CandidateStatus.FAILED, state)
         return self._ended(label, action.label, fields, CandidateStatus.LABELLED, state)
 
     def job_failed(
@@ -287,6 +291,7 @@ def _job_summary(job: Mapping[str, Any]) -> dict[str, Any]:
         "index": job["index"],
         "name": job["name"],
         "parents": list(job["parents"]),
+        "runs_without": bool(job.get("runs_without")),
         "state": LabelStatus.QUEUED.value,
     }
 

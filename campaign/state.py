@@ -61,6 +61,18 @@ class JobState:
     name: str
     parents: tuple[str, ...]
     state: LabelStatus
+    runs_without: bool = False
+    """It runs although a parent failed."""
+
+    def record(self) -> dict[str, object]:
+        """Return the record that `flows.graph` reads."""
+        return {
+            "uuid": self.uuid,
+            "index": self.index,
+            "name": self.name,
+            "parents": self.parents,
+            "runs_without": self.runs_without,
+        }
 
 
 @dataclass(frozen=True)
@@ -188,7 +200,14 @@ def project_label(document: Mapping[str, Any]) -> LabelState:
         rank=document["rank"],
         state=state,
         jobs=tuple(
-            JobState(job["uuid"], job["index"], job["name"], tuple(job["parents"]), LabelStatus(job["state"]))
+            JobState(
+                job["uuid"],
+                job["index"],
+                job["name"],
+                tuple(job["parents"]),
+                LabelStatus(job["state"]),
+                bool(job.get("runs_without")),
+            )
             for job in document.get("jobs", [])
         ),
         judged=state == LabelStatus.FAILED or bool(document.get("judged")),
