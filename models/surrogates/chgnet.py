@@ -37,7 +37,7 @@ HEAVIEST = 94
 UNTRAINED = {84: "Po", 85: "At", 86: "Rn", 87: "Fr", 88: "Ra"}
 """Elements that have an embedding but do not occur in the training set: their energies mean nothing."""
 
-ROWS_PER_BATCH_CPU = 16_000
+ROWS_PER_BATCH_CPU = 8_000
 """Bonds and angles in one evaluation on a CPU: more than this falls out of the caches."""
 
 ROWS_PER_BATCH_CUDA = 1_000_000
@@ -58,7 +58,7 @@ class CHGNetConfig(BaseModel):
     rows_per_batch: int | None = Field(
         default=None,
         gt=0,
-        description="Bonds and angles evaluated together; null chooses by device (16,000 on a CPU, 1,000,000 "
+        description="Bonds and angles evaluated together; null chooses by device (8,000 on a CPU, 1,000,000 "
         "on a GPU). Lower it when memory is short: about 20 kB each.",
     )
     max_volume_change: float = Field(
