@@ -175,6 +175,7 @@ class OrderBook:
             "kind": role.kind,
             "options": dict(role.options),
             "parent": parent.checkpoint if parent else None,
+            "parent_term": parent.term if parent else 0,
             "reference": self.reference,
             "labelled": self._labelled(action.term, state),
             "conditions": self.config.chemistry.model_dump(mode="json"),
@@ -210,6 +211,7 @@ class OrderBook:
         return [
             {
                 "id": one["_id"],
+                "round": one["round"],
                 "structure": one["result"]["structure"],
                 "formation_energy_per_atom": one["result"]["formation_energy_per_atom"],
                 "e_above_hull": one["result"]["e_above_hull"],

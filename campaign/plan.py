@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from campaign.config import CampaignConfig
 from campaign.documents import LabelStatus, derive_seed
 from campaign.state import CampaignState, JobState, LabelState, RoundState
-from flows import graph
+from flows.graph import runnable as runnable_records
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def runnable(label: LabelState) -> list[JobState]:
     known = {(job.uuid, job.index): job for job in label.jobs}
     done = {key for key, job in known.items() if job.state == LabelStatus.DONE}
     busy = {key for key, job in known.items() if job.state not in (LabelStatus.DONE, LabelStatus.QUEUED)}
-    return [known[key] for key in graph.runnable([job.record() for job in label.jobs], done, busy)]
+    return [known[key] for key in runnable_records([job.record() for job in label.jobs], done, busy)]
 
 
 def _to_judge(state: CampaignState) -> list[str]:

@@ -39,6 +39,8 @@ class Sets:
     labelled_held_out: list[LabelledStructure]
     labelled_ids: list[str]
     """Ids of `labelled`."""
+    fresh: list[LabelledStructure]
+    """Labels of either side that the parent has not seen."""
 
 
 def train_model(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,17 +55,17 @@ def train_model(task: Mapping[str, Any]) -> dict[str, Any]:
     from models.errors import TrainingDataError
 
     sets = training_sets(task)
-    if task["parent"] is None:
-        try:
+    try:
+        if task["parent"] is None:
             return _first_fit(task, sets)
-        except TrainingDataError as error:
-            # For example a reference of stable crystals only: there is nothing to tell apart yet.
-            return _refused(error.one_line())
-    if not sets.labelled:
-        return _refused("no new labels to learn from")
-    if task["role"] == "generator":
-        return _fine_tune_generator(task, sets)
-    return _fine_tune_judge(task, sets)
+        if not sets.fresh or not sets.labelled:
+            return _refused("no new labels to learn from")
+        if task["role"] == "generator":
+            return _fine_tune_generator(task, sets)
+        return _fine_tune_judge(task, sets)
+    except TrainingDataError as error:
+        # For example a reference of stable crystals only: there is nothing to tell apart yet.
+        return _refused(error.one_line())
 
 
 def model_class(role: str, kind: str) -> Any:
@@ -108,6 +110,11 @@ def training_sets(task: Mapping[str, Any]) -> Sets:
         labelled=[one for one in labelled if not is_held(one)],
         labelled_held_out=[one for one in labelled if is_held(one)],
         labelled_ids=[name for name, one in zip(ids, labelled, strict=True) if not is_held(one)],
+        fresh=[
+            one
+            for one, document in zip(labelled, task["labelled"], strict=True)
+            if document["round"] >= task["parent_term"]
+        ],
     )
 
 
@@ -200,7 +207,7 @@ def _fine_tune_generator(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
     """Fine-tune a generator; refused when it makes fewer distinct crystals than its parent did."""
     kind = model_class("generator", task["kind"])
     parent, child = kind.load(Path(task["parent"])), kind.load(Path(task["parent"]))
-    child.fine_tune([*sets.labelled, *sets.labelled_held_out], sets.train, task["seed"])
+    child.fine_tune(sets.fresh, sets.train, task["seed"])
     before, after = _variety(parent, task), _variety(child, task)
     least = (1 - task["gate_tolerance"]) * before["distinct"] * 0.8
     promoted = after["distinct"] >= least

@@ -61,7 +61,9 @@ def test_campaign_imports_models_and_flows_only_when_a_function_needs_them() -> 
                 found += [
                     f"{path.name}: {name}" for name in names if name.partition(".")[0] in ("models", "flows")
                 ]
-    assert [line for line in found if not line.startswith("tasks.py:")] == []
+    # flows.graph is pure and imports nothing: what may run next is decided in one place.
+    allowed = ("tasks.py:", "plan.py: flows.graph", "recording.py: flows.graph")
+    assert [line for line in found if not line.startswith(allowed)] == []
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:

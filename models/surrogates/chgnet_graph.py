@@ -166,7 +166,6 @@ def assemble(model: CHGNet, graphs: Sequence[CrystalGraph], device: torch.device
     lattice = floats([graph.geometry.lattice[None] for graph in graphs])  # (n_crystals, 3, 3)
     strain = torch.zeros_like(lattice, requires_grad=True)
     strained = lattice @ (torch.eye(3, device=device) + strain)
-    # Wrapping costs nothing (images are counted from the coordinates as given) and saves no precision: skip.
     cart = torch.einsum("ni,nij->nj", floats([g.geometry.frac_coords for g in graphs]), strained[owner])
     images = floats([graph.images for graph in graphs])
     shift = torch.einsum("ni,nij->nj", images, strained[owner[bonds[:, 0]]])  # (n_directed, 3) [Å]

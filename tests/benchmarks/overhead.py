@@ -61,22 +61,10 @@ def _screens(driver: Any) -> list[Any]:
     return plan(driver.state, driver.book.spec, {"cpu": 10**6}, set())
 
 
-def _driver(folder: Path, pools: Any) -> Any:
-    """Return a driver of a campaign whose candidates are sampled and wait for their one screen."""
-    from resume_time import structure_document
-
-    from campaign.components import label_settings, spec_of
+def _config() -> Any:
     from campaign.config import parse_config
-    from campaign.decisions import Decider
-    from campaign.documents import CampaignDocument, CandidateDocument, RoundDocument, now, round_id
-    from campaign.driver import Driver
-    from campaign.orders import OrderBook, model_roles
-    from campaign.recording import Recorder
-    from campaign.recovery import project
-    from campaign.reference import load_prepared, prepare_reference, read_reference
-    from campaign.run_folder import RunFolder
 
-    config = parse_config(
+    return parse_config(
         {
             "name": "overhead",
             "chemistry": {"elements": ["Ca", "Mg", "Si"]},
@@ -93,20 +81,20 @@ def _driver(folder: Path, pools: Any) -> Any:
         },
         "benchmark",
     )
-    run = RunFolder(folder / "overhead")
-    run.create()
-    run.write_config(config)
-    reference = read_reference(["builtin:quickstart"], base_dir=folder)
-    prepared = prepare_reference(reference, run.path / "reference")
-    store = run.store(read_only=False)
-    spec, roles = spec_of(config), model_roles(config)
-    settings, settings_hash = label_settings(config)
+
+
+def _fill(store: Any, generator: str) -> None:
+    """Store candidates that are sampled and wait for their one screen."""
+    from resume_time import structure_document
+
+    from campaign.documents import CandidateDocument, RoundDocument, now, round_id
+
     store.insert_new(
         "candidates",
         [
             CandidateDocument(
                 id=f"c{place:05d}", campaign="overhead", round=0, order=place, formula="CaMgSi", bucket="CaMgSi",
-                chemsys="Ca-Mg-Si", n_atoms=3, spacegroup=1, generator=spec.generators[0], model_version="v", seed=0,
+                chemsys="Ca-Mg-Si", n_atoms=3, spacegroup=1, generator=generator, model_version="v", seed=0,
                 structure=structure_document(), created=now(),
             ).doc()
             for place in range(N_TASKS)
@@ -117,8 +105,31 @@ def _driver(folder: Path, pools: Any) -> Any:
         id=round_id("overhead", 0), campaign="overhead", index=0, batches={"0-0": batch}, created=now()
     )
     store.insert_new("rounds", [opened.doc()])
-    versions = {"_id": "v", "key": spec.generators[0], "term": 0, "state": "promoted", "checkpoint": "none"}
-    store.put("models", versions)
+    store.put("models", {"_id": "v", "key": generator, "term": 0, "state": "promoted", "checkpoint": "none"})
+
+
+def _driver(folder: Path, pools: Any) -> Any:
+    """Return a driver of a campaign that has nothing but screening to do."""
+    from campaign.components import label_settings, spec_of
+    from campaign.decisions import Decider
+    from campaign.documents import CampaignDocument, now
+    from campaign.driver import Driver
+    from campaign.orders import OrderBook, model_roles
+    from campaign.recording import Recorder
+    from campaign.recovery import project
+    from campaign.reference import load_prepared, prepare_reference, read_reference
+    from campaign.run_folder import RunFolder
+
+    config, run = _config(), RunFolder(folder / "overhead")
+    run.create()
+    run.write_config(config)
+    prepared = prepare_reference(
+        read_reference(["builtin:quickstart"], base_dir=folder), run.path / "reference"
+    )
+    store = run.store(read_only=False)
+    spec, roles = spec_of(config), model_roles(config)
+    settings, settings_hash = label_settings(config)
+    _fill(store, spec.generators[0])
     document = CampaignDocument(
         id="overhead", name="overhead", config={}, config_hash="", seed=0, run_dir=str(run.path), created=now(),
         reference={"path": str(prepared), "labels_written": True},

@@ -21,6 +21,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import overhead  # noqa: E402
+import relaxation_rate  # noqa: E402
 import resume_time  # noqa: E402
 import screening_rate  # noqa: E402
 import store_writes  # noqa: E402
@@ -38,6 +39,7 @@ def _stores() -> Rows:
 
 BENCHMARKS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "screening": ("Candidates screened per second, by stage (one process)", screening_rate.measure),
+    "relaxation": ("Surrogate relaxation, batched against one by one", relaxation_rate.measure),
     "overhead": ("Driver overhead per task against the bare executor", overhead.measure),
     "stores": ("Store writes and reads per second", _stores),
     "resume": ("Resume and status with many candidates stored", resume_time.measure),
