@@ -85,11 +85,13 @@ def job_records(flow: Flow | Job) -> list[dict[str, Any]]:
     Parents are all jobs whose output a job refers to and those it follows in a linear flow; `runs_without` says
     that the job also runs when a parent gave no output.
     """
+    from jobflow import Job
     from jobflow.core.flow import get_flow
     from jobflow.core.reference import OnMissing
     from monty.json import MontyEncoder
 
-    whole = get_flow(flow, allow_external_references=True)
+    hosted = None if isinstance(flow, Job) else get_flow(flow, allow_external_references=True)
+    pairs = [(flow, [])] if hosted is None else list(hosted.iterflow())
     return [
         {
             "uuid": job.uuid,
@@ -99,7 +101,7 @@ def job_records(flow: Flow | Job) -> list[dict[str, Any]]:
             "runs_without": job.config.on_missing_references != OnMissing.ERROR,
             "job": json.loads(json.dumps(job, cls=MontyEncoder)),
         }
-        for job, parents in whole.iterflow()
+        for job, parents in pairs
     ]
 
 
@@ -138,6 +140,8 @@ def _with_repeatable_uuids(label: dict[str, Any], key: str) -> dict[str, Any]:
     for place, name in enumerate(_longest_first(old)):
         text = text.replace(name, str(uuid.uuid5(LABEL_NAMESPACE, f"{key}:{place}")))
     renamed: dict[str, Any] = json.loads(text)
+    for record in renamed["jobs"]:
+        record["parents"].sort()
     return renamed
 
 

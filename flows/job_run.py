@@ -83,6 +83,9 @@ def _run(job_document: Document, upstream: Sequence[Mapping[str, Any]], folder: 
     from jobflow import Job
 
     job = Job.from_dict(job_document)
+    if not callable(job.function):
+        named = job_document["function"]
+        raise ImportError(f"this worker cannot import {named.get('@module')}.{named.get('@callable')}")
     store = _store_of(job, upstream)
     response = job.run(store=store, job_dir=folder)
     made = {"job_uuid": job.uuid, "job_index": job.index}

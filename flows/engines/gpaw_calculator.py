@@ -27,6 +27,15 @@ SHIFT = 0.05
 """Relative change of the cut-off for the derivative."""
 FEW_KPTS = 1.2
 """k-point density [points per Å⁻¹] of the calculations for the derivative: within 10 % of that at 3.5."""
+SYMMETRIES: tuple[dict[str, bool], ...] = (
+    {"symmorphic": False},
+    {"symmorphic": True},
+    {"point_group": False},
+)
+"""How GPAW uses symmetry, the most of it first. With glide planes and screw axes it wants positions that are
+symmetric to 1e-10, which strained cells are not always; then the next is taken. The energy does not depend on it."""
+SYMMETRY_ERRORS = frozenset({"SymmetryAnalysisBug", "SymmetryBrokenError"})
+"""GPAW's exceptions for crystals whose symmetry it finds and cannot use."""
 MOMENT = 1.0
 """Initial moment of every atom in a spin-polarised calculation whose structure has none [µB]."""
 
@@ -49,6 +58,7 @@ class FixedCutoffGpaw(Calculator):
         self._max_scf = max_scf
         self._folder = folder
         self._gpaw: Any = None
+        self._symmetries = list(SYMMETRIES)
         self._derivative: float | None = None
         if not self._settings["spinpol"]:
             self.implemented_properties = [one for one in self.implemented_properties if one != "magmoms"]
@@ -67,9 +77,7 @@ class FixedCutoffGpaw(Calculator):
         super().calculate(atoms, properties, system_changes)
         bare = self._bare(self.atoms)
         with _one_thread():
-            if self._gpaw is None:
-                density = self._settings["kpts_per_inverse_ang"]
-                self._gpaw = self._new(bare, self._settings["ecut_ev"], density, "gpaw.txt")
+            self._settle(bare)
             found: dict[str, Any] = {
                 "energy": float(self._gpaw.get_potential_energy(bare)),
                 "free_energy": float(self._gpaw.get_potential_energy(bare, force_consistent=True)),
@@ -82,6 +90,22 @@ class FixedCutoffGpaw(Calculator):
             if "magmoms" in wanted:
                 found["magmoms"] = np.array(self._gpaw.get_magnetic_moments(bare))
         self.results.update(found)
+
+    def _settle(self, atoms: Atoms) -> None:
+        """Bring GPAW to self-consistency, with less symmetry if it cannot use all that it finds."""
+        while True:
+            if self._gpaw is None:
+                density = self._settings["kpts_per_inverse_ang"]
+                self._gpaw = self._new(atoms, self._settings["ecut_ev"], density, "gpaw.txt")
+            try:
+                self._gpaw.get_potential_energy(atoms)
+            except Exception as error:
+                if type(error).__name__ not in SYMMETRY_ERRORS or len(self._symmetries) == 1:
+                    raise
+                self._gpaw = None
+                self._symmetries.pop(0)
+            else:
+                return
 
     def _pulay(self, atoms: Atoms) -> np.ndarray:
         """Return the correction of the stress (6,) [eV/Å³], Voigt order."""
@@ -115,7 +139,7 @@ class FixedCutoffGpaw(Calculator):
             },
             maxiter=self._max_scf,
             spinpol=settings["spinpol"],
-            symmetry={"symmorphic": False},
+            symmetry=self._symmetries[0],
             txt=str(self._folder / log),
         )
 
