@@ -178,9 +178,9 @@ def _fields_at(place: tuple[int | str, ...]) -> list[str]:
 def size_pools(site: Site, cores: int, gpus: tuple[str, ...]) -> dict[str, PoolSize]:
     """Work out every `auto` of a local site. Pure.
 
-    The rule: one worker per GPU in `gpu`, or one worker on a CPU core where there is none; half of all cores
-    for `dft`; what is left for `cpu`; at least one worker everywhere. Two cores give 1 gpu, 1 cpu, 1 dft:
-    workers that wait for each other's results seldom all compute at once.
+    The rule: one worker per GPU in `gpu`, or one worker on a CPU core where there is none; all cores for `dft`,
+    less one where there are more than two; a quarter of them for `cpu`; at least one worker everywhere. More
+    workers than cores on purpose: labels cost nearly everything, and the other pools mostly wait for them.
 
     Args:
         site: The site.
@@ -196,9 +196,8 @@ def size_pools(site: Site, cores: int, gpus: tuple[str, ...]) -> dict[str, PoolS
     pools = site.pools
     devices = {name: _devices(name, getattr(pools, name), gpus) for name in POOLS}
     n_gpu = len(devices["gpu"]) or 1
-    n_dft = max(1, (cores // 2) // pools.dft.cores_per_worker)
-    free = cores - n_dft * pools.dft.cores_per_worker - n_gpu * pools.gpu.cores_per_worker
-    automatic = {"gpu": n_gpu, "dft": n_dft, "cpu": max(1, free // pools.cpu.cores_per_worker)}
+    n_dft = max(1, (cores - (cores > 2)) // pools.dft.cores_per_worker)
+    automatic = {"gpu": n_gpu, "dft": n_dft, "cpu": max(1, cores // 4 // pools.cpu.cores_per_worker)}
     sizes = {}
     for name in POOLS:
         pool: PoolConfig = getattr(pools, name)
@@ -247,8 +246,8 @@ def _rule(name: str, cores: int, devices: tuple[str, ...]) -> str:
         return f"one worker per GPU ({', '.join(devices)})"
     return {
         "gpu": "no GPU seen: one worker on the CPU",
-        "dft": f"half of {cores} cores, at least one worker",
-        "cpu": f"the rest of {cores} cores, at least one worker",
+        "dft": f"the {cores} cores, less one above two",
+        "cpu": f"a quarter of {cores} cores, at least one worker",
     }[name]
 
 
