@@ -40,6 +40,12 @@ MOMENT = 1.0
 """Initial moment of every atom in a spin-polarised calculation whose structure has none [µB]."""
 
 
+def _about_symmetry(error: Exception) -> bool:
+    """Tell whether GPAW could not use a symmetry; for grids that do not fit it has no exception of its own."""
+    grid = isinstance(error, AssertionError) and "symmetries" in str(error)
+    return grid or type(error).__name__ in SYMMETRY_ERRORS
+
+
 class FixedCutoffGpaw(Calculator):
     """GPAW with plane waves; k-points are chosen for the first geometry and kept while it relaxes.
 
@@ -100,7 +106,7 @@ class FixedCutoffGpaw(Calculator):
             try:
                 self._gpaw.get_potential_energy(atoms)
             except Exception as error:
-                if type(error).__name__ not in SYMMETRY_ERRORS or len(self._symmetries) == 1:
+                if not _about_symmetry(error) or len(self._symmetries) == 1:
                     raise
                 self._gpaw = None
                 self._symmetries.pop(0)
