@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,7 +131,7 @@ def query(
     filter: Annotated[str, typer.Argument(help="A MongoDB filter as JSON.")] = "{}",
     fields: Annotated[str, typer.Option(help="Fields to show, by commas.")] = "",
     sort: Annotated[str, typer.Option(help="Fields to sort by, by commas; -field for descending.")] = "",
-    limit: Annotated[int, typer.Option(help="Most documents; 0 for all.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="Most documents; 0 for all.")] = 20,
     count: Annotated[bool, typer.Option("--count", help="Only the number.")] = False,
     count_by: Annotated[str, typer.Option(help="Numbers per value of this field.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
@@ -143,6 +144,8 @@ def query(
     if isinstance(found, int):
         typer.echo(str(found))
         return
+    if found.left_out:
+        typer.echo(f"{found.left_out} more documents fit: --limit 0 shows all", err=True)
     if as_json:
         for document in found.documents:
             _print_json(document, indent=None)
@@ -187,33 +190,54 @@ def doctor(
 
 
 def main() -> None:
-    """Run the command line; a named error becomes one line and exit code 2."""
+    """Run the command line; what a user can cure becomes one line on stderr and exit code 2."""
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], prog_name="campaign", standalone_mode=False)
+    except BrokenPipeError:  # `campaign query ... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
+        if isinstance(error, typer.Abort):
+            typer.echo("interrupted", err=True)
+            sys.exit(130)
         line = _one_line(error)
         if line is None:
             raise
         typer.echo(f"error: {line}", err=True)
         sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _one_line(error: Exception) -> str | None:
-    """Return a named error as one line, None for anything that is a defect of this software."""
-    import errno
-
-    from flows.errors import FlowsError
-
+    """Return what a user can cure as one line, None for anything that is a defect of this software."""
     from campaign.errors import CampaignError
+    from flows.errors import FlowsError
     from models.errors import ModelsError
 
     if isinstance(error, CampaignError | FlowsError | ModelsError):
         return error.one_line()
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return (
-            f"no space left on the device; got {error.filename!r}; cure: free space, then `campaign resume`"
-        )
+    if isinstance(error, OSError):
+        return _file_trouble(error)
+    if hasattr(
+        error, "format_message"
+    ):  # the command line itself is wrong; typer's errors have no public base
+        context = getattr(error, "ctx", None)
+        command = getattr(context, "command_path", "campaign")
+        what = " ".join(str(error.format_message()).split()).rstrip(".")
+        return f"{what}; cure: see `{command} --help`"
     return None
+
+
+def _file_trouble(error: OSError) -> str | None:
+    """Return what an error of the file system means, None if no file is concerned."""
+    import errno
+
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        where = f"; got {error.filename!r}" if error.filename else ""
+        return f"no space left on the device{where}; cure: free space, then `campaign resume`"
+    if not error.filename:
+        return None
+    return f"{error.strerror}; got {str(error.filename)!r}; cure: check the path and its permissions"
 
 
 def _pools(name: str) -> Any:
@@ -245,8 +269,12 @@ def _report(console: Console, outcome: Outcome) -> None:
     with outcome.folder.store() as store:
         rows = result_rows(store)
     console.print(results_table(rows, "labelled candidates [eV/atom]"))
-    console.print(f"campaign {outcome.status.value}: {outcome.reason}", highlight=False)
-    console.print(f"look closer: campaign status {outcome.folder.path}", highlight=False, soft_wrap=True)
+    console.print(
+        f"campaign {outcome.status.value}: {outcome.reason}", highlight=False, markup=False, soft_wrap=True
+    )
+    console.print(
+        f"look closer: campaign status {outcome.folder.path}", highlight=False, markup=False, soft_wrap=True
+    )
     if outcome.status.value == "failed":
         raise typer.Exit(1)
 

@@ -266,13 +266,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} is not valid YAML", value=str(error), cure="mend the line it names"
+            f"{path} is not valid YAML", value=_yaml_problem(error), cure="mend that line"
         ) from None
     if not isinstance(loaded, dict):
         raise ConfigError(
             f"{path} holds no mapping of keys", value=type(loaded).__name__, cure="see `campaign init`"
         )
     return loaded
+
+
+def _yaml_problem(error: Exception) -> str:
+    """Return what the parser stumbled over, with the line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def parse_config(document: dict[str, Any], origin: str) -> CampaignConfig:
@@ -303,10 +311,19 @@ def reword(error: ValidationError, model: type[BaseModel], origin: str) -> Confi
     if first["type"] == "missing":
         return ConfigError(f"{origin}: {where} is missing{more}", cure=f"add {where}")
     message = first["msg"].removeprefix("Value error, ")
+    message = _YAML_WORDS.get(first["type"], message)
     expected = (first.get("ctx") or {}).get("expected")
     return ConfigError(
         f"{origin}: {where}: {message}{more}", value=first["input"], allowed=expected, cure="correct it"
     )
+
+
+_YAML_WORDS = {
+    "tuple_type": "must be a list, such as [a, b]",
+    "model_type": "must be a block of keys, such as {key: value}",
+    "dict_type": "must be a block of keys, such as {key: value}",
+}
+"""What pydantic names by Python's types, in the words of YAML."""
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -26,7 +26,7 @@ from campaign.config import (
 from campaign.decisions import Decider
 from campaign.documents import CampaignDocument, CampaignStatus, now
 from campaign.driver import Driver
-from campaign.errors import CampaignError, ConfigError, LeaseError
+from campaign.errors import CampaignError, ConfigError, LeaseError, StoreError
 from campaign.lease import Heartbeat, acquire, holder
 from campaign.orders import OrderBook, model_roles
 from campaign.pools import PoolKind, open_pools
@@ -36,7 +36,8 @@ from campaign.recovery import project, sweep, unmade_labels
 from campaign.reference import file_sha256, load_prepared, prepare_reference
 from campaign.run_folder import RunFolder, default_run_folder, find_run
 from campaign.site import load_site
-from campaign.store import CampaignStore
+from campaign.store import CampaignStore, embedded_path
+from campaign.validation import check_engine
 
 LEASE_TTL_S = 30.0
 """A driver that has not renewed its lease for this long counts as dead [s]."""
@@ -67,7 +68,7 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
     config = _with_absolute_paths(config, base)
     folder = RunFolder(run_dir.resolve()) if run_dir else default_run_folder(config_file, config)
     check_components(config)
-    load_site(config.site, base)
+    check_engine(config, load_site(config.site, base))
     if folder.config_file.exists():
         _refuse_second_launch(folder)
     reference = reference_of(config, base)
@@ -102,6 +103,8 @@ def resume(run: Path, *, config_file: Path | None, pools: PoolKind, progress: Pr
     if edited is not None:
         config = _edited(config, load_config(edited), edited)
     check_components(config)
+    check_engine(config, load_site(config.site, folder.path))
+    _refuse_lost_store(config, folder)
     folder.create()
     with (
         CampaignStore.open(_store_config(config), folder.path) as store,
@@ -234,6 +237,28 @@ def _refuse_second_launch(folder: RunFolder) -> None:
             f"{folder.path} holds a campaign already ({campaign['state']})",
             value=name,
             cure=f"carry it on with `campaign resume {folder.path}`, or launch with --run-dir elsewhere",
+        )
+
+
+def _refuse_lost_store(config: CampaignConfig, folder: RunFolder) -> None:
+    """Refuse to begin anew where work was done: its store was lost, moved, or another one is named.
+
+    Raises:
+        StoreError: The run folder holds the campaign's work, the store does not hold the campaign.
+    """
+    if not any(next(place.glob("*"), None) for place in (folder.work, folder.models)):
+        return  # killed before its first task: there is nothing to lose
+    where, found = config.store.redacted()["uri"], None
+    if config.store.kind == "embedded":
+        where = embedded_path(config.store, folder.path)
+    if not isinstance(where, Path) or (where.exists() and where.stat().st_size):
+        with CampaignStore.open(_store_config(config), folder.path, read_only=True) as store:
+            found = store.get("campaigns", config.name)
+    if found is None:
+        raise StoreError(
+            f"the store of campaign {config.name!r} is not there, but its run folder holds work",
+            value=str(where),
+            cure="put the store back, or name it with --config; to begin anew, launch with another --run-dir",
         )
 
 

@@ -52,7 +52,7 @@ class Progress:
         newest = list(store.query("events", fields=["_id"], sort=[("_id", -1)], limit=1))
         self._last_event = newest[0]["_id"] if newest else ""
         pools = ", ".join(f"{pool} {number}" for pool, number in slots.items())
-        self._console.print(f"campaign {config.name} in {folder.path}; slots: {pools}", highlight=False)
+        self._print(f"campaign {config.name} in {folder.path}; slots: {pools}")
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -69,7 +69,7 @@ class Progress:
             self._live.update(status_view(summary(self._store, self._name), self._slots, busy))
             self._shown = current
         elif current - self._shown >= LINES_S:
-            self._console.print(self._line(state, busy), highlight=False)
+            self._print(self._line(state, busy))
             self._shown = current
 
     def end(self) -> None:
@@ -88,9 +88,11 @@ class Progress:
         for event in self._store.query("events", filter_, sort=[("_id", 1)]):
             self._last_event = event["_id"]
             clock = str(event["time"])[11:19]
-            self._console.print(
-                f"{clock}  {event['kind']:<16} {event['message']}", highlight=False, markup=False
-            )
+            self._print(f"{clock}  {event['kind']:<16} {event['message']}")
+
+    def _print(self, line: str) -> None:
+        """Print a line as it is: one line of a log stays one line, and brackets are no markup."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _line(self, state: CampaignState, busy: dict[str, int]) -> str:
         final = sum(label.final for label in state.labels.values())

@@ -30,6 +30,8 @@ class Found:
 
     documents: list[dict[str, Any]]
     fields: Sequence[str]
+    left_out: int = 0
+    """How many more would have come without the limit."""
 
 
 def run_query(
@@ -61,8 +63,11 @@ def run_query(
             return store.count(collection, wanted)
         if count_by:
             counts = sorted(store.count_by(collection, count_by, wanted).items(), key=lambda item: -item[1])
-            return Found([{count_by: value, "count": number} for value, number in counts], (count_by, "count"))
+            return Found(
+                [{count_by: value, "count": number} for value, number in counts], (count_by, "count")
+            )
         documents = list(
             store.query(collection, wanted, fields=shown or None, sort=order or None, limit=limit)
         )
-    return Found(documents, shown or DEFAULT_FIELDS.get(collection, ("_id",)))
+        left_out = store.count(collection, wanted) - limit if 0 < limit == len(documents) else 0
+    return Found(documents, shown or DEFAULT_FIELDS.get(collection, ("_id",)), left_out)

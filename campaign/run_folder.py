@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from campaign.config import CampaignConfig, config_document, load_config
-from campaign.errors import ConfigError, RunNotFoundError, StoreFullError
+from campaign.errors import ConfigError, RunNotFoundError, StoreFullError, StoreUnreachableError
 from campaign.store import CampaignStore
 
 
@@ -63,8 +65,16 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
 
     def config(self) -> CampaignConfig:
-        """Return the configuration as launched."""
-        return load_config(self.config_file)
+        """Return the configuration as launched.
+
+        Raises:
+            ConfigError: The file is damaged or was edited wrongly.
+        """
+        try:
+            return load_config(self.config_file)
+        except ConfigError as error:
+            cure = "undo what was edited in it, or put your own file in its place, its paths absolute"
+            raise ConfigError(error.what, value=error.value, allowed=error.allowed, cure=cure) from None
 
     def write_config(self, config: CampaignConfig) -> None:
         """Write the configuration, with every default, for resume and for people."""
@@ -90,7 +100,11 @@ class RunFolder:
 def located_store(config: CampaignConfig) -> Any:
     """Return the store's configuration; a database that neither it nor the URI names is called as the campaign."""
     store = config.store
-    if store.kind == "mongodb" and store.database is None and not urlsplit(store.resolved_uri()).path.strip("/"):
+    if (
+        store.kind == "mongodb"
+        and store.database is None
+        and not urlsplit(store.resolved_uri()).path.strip("/")
+    ):
         return config.store.model_copy(update={"database": config.name})
     return config.store
 
@@ -119,7 +133,7 @@ def find_run(path: Path) -> RunFolder:
             "there is no campaign",
             value=str(path),
             allowed="the run folder of a launched campaign, or its campaign.yaml",
-            cure="start one with `campaign launch campaign.yaml`",
+            cure="start one with `campaign launch campaign.yaml`, or name the folder given to --run-dir",
         )
     return folder
 
@@ -129,6 +143,7 @@ def write_atomic(path: Path, text: str) -> None:
 
     Raises:
         StoreFullError: No space is left on the device.
+        StoreUnreachableError: There is no such folder, or no permission.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -138,7 +153,14 @@ def write_atomic(path: Path, text: str) -> None:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreFullError(
-            f"cannot write {path}", value=error.strerror, cure="free space, then resume"
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StoreFullError(
+                "no space left on the device", value=str(path), cure="free space, then `campaign resume`"
+            ) from None
+        raise StoreUnreachableError(
+            f"cannot write the file ({error.strerror})",
+            value=str(path),
+            cure="check its folder and the permissions",
         ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from campaign.lease import holder
 from campaign.store import CampaignStore
 
 FUNNEL = ("sampled", "screened", "selected", "labelling", "labelled", "failed", "rejected")
@@ -27,6 +28,7 @@ def summary(store: CampaignStore, name: str, *, best: int = 5) -> dict[str, Any]
         "state": campaign.get("state", "unknown"),
         "reason": campaign.get("reason", ""),
         "run_dir": campaign.get("run_dir"),
+        "driver": _driver(store, name),
         "rounds": rounds(store),
         "candidates": store.count_by("candidates", "state"),
         "rejected_by": _without_none(store.count_by("candidates", "rejected_by")),
@@ -40,6 +42,19 @@ def summary(store: CampaignStore, name: str, *, best: int = 5) -> dict[str, Any]
         "stop": (campaign.get("config") or {}).get("stop") or {},
         "updated": campaign.get("updated"),
         "seconds_since_update": _age(campaign.get("updated")),
+    }
+
+
+def _driver(store: CampaignStore, name: str) -> dict[str, Any] | None:
+    """Return who drives the campaign, or did when it died; None if nobody holds its lease."""
+    present = holder(store, name)
+    if present is None:
+        return None
+    return {
+        "host": present.owner.host,
+        "pid": present.owner.pid,
+        "live": present.is_live,
+        "seconds_since_heartbeat": round(present.age_s, 1),
     }
 
 

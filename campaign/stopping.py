@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from campaign.documents import now as time_now
+from campaign.lease import holder
 from campaign.run_folder import find_run, write_atomic
 
 
@@ -16,13 +17,16 @@ def request_stop(run: Path, *, now: bool) -> str:
         RunNotFoundError: There is no campaign at `run`.
     """
     folder = find_run(run)
+    name = folder.config().name
     with folder.store() as store:
-        campaign = store.get("campaigns", folder.config().name) or {}
+        campaign, driver = store.get("campaigns", name) or {}, holder(store, name)
     if campaign.get("state") != "running":
         return (
-            f"campaign {campaign.get('name')} is not running (it is {campaign.get('state')}): nothing to stop"
+            f"campaign {name} is not running (it is {campaign.get('state', 'not launched')}): nothing to stop"
         )
+    if driver is None or not driver.is_live:
+        return f"the driver of {name} is gone: nothing to stop; carry on with `campaign resume {folder.path}`"
     mode = "now" if now else "drain"
     write_atomic(folder.stop_file, json.dumps({"mode": mode, "time": time_now()}))
     done = "cancels what runs" if now else "lets running tasks end and begins nothing new"
-    return f"asked the driver of {campaign['name']} to stop: it {done}; carry on with `campaign resume {folder.path}`"
+    return f"asked the driver of {name} to stop: it {done}; carry on with `campaign resume {folder.path}`"

@@ -14,7 +14,7 @@ from campaign.status import FUNNEL
 
 def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Return the table of labelled candidates; energies in eV/atom."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for heading in ("formula", "space group", "generator", "round"):
         table.add_column(heading)
     for heading in ("predicted e_above_hull", "DFT e_above_hull", "core-hours"):
@@ -46,6 +46,8 @@ def status_view(
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
+    if status["driver"] and not slots:
+        table.add_row("driver", _driver_text(status["driver"]))
     table.add_row(
         "candidates", "  ".join(f"{name} {counts[name]}" for name in FUNNEL if counts.get(name)) or "none yet"
     )
@@ -67,6 +69,13 @@ def status_view(
     return Group(head, table)
 
 
+def _driver_text(driver: Mapping[str, Any]) -> str:
+    who = f"process {driver['pid']} on {driver['host']}"
+    if driver["live"]:
+        return who
+    return f"{who} is gone, last heard of {driver['seconds_since_heartbeat']:.0f} s ago: `campaign resume`"
+
+
 def _counts(counts: Mapping[str, int]) -> str:
     return "  ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "none yet"
 
@@ -85,12 +94,12 @@ def _usage_text(usage: Mapping[str, float], stop: Mapping[str, Any]) -> str:
 
 def checks_table(checks: Sequence[Any], title: str) -> Table:
     """Return the table of `campaign doctor`: name, works, what was found, cure."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for heading in ("what", "works", "found", "cure"):
         table.add_column(heading, overflow="fold")
     for check in checks:
         mark = Text("yes", "green") if check.ok else Text("no", "red")
-        table.add_row(check.name, mark, str(check.found), "" if check.ok else str(check.cure))
+        table.add_row(check.name, mark, Text(str(check.found)), Text("" if check.ok else str(check.cure)))
     return table
 
 
@@ -100,7 +109,8 @@ def documents_table(documents: Sequence[Mapping[str, Any]], fields: Sequence[str
     for field in fields:
         table.add_column(field, overflow="fold")
     for document in documents:
-        table.add_row(*(_cell(dotted(document, field)) for field in fields))
+        # Text: brackets in a value are no markup
+        table.add_row(*(Text(_cell(dotted(document, field))) for field in fields))
     return table
 
 

@@ -6,11 +6,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from campaign.components import check_components, expected_load, reference_of, spec_of
-from campaign.config import load_config
+from campaign.config import CampaignConfig, load_config
+from campaign.errors import ComponentError
 from campaign.pooling import site_sizes
 from campaign.run_folder import default_run_folder, located_store
-from campaign.site import load_site
+from campaign.site import Site, load_site
 from campaign.store import CampaignStore
+
+
+def check_engine(config: CampaignConfig, site: Site) -> str:
+    """Try whether the label engine works here, and return what was found.
+
+    Workers that the site prepares with lines or variables of its own may see another machine: there it only warns.
+
+    Raises:
+        ComponentError: It does not, so that every label would fail.
+        FlowsError: The engine is unknown or mis-optioned.
+    """
+    from flows.registry import ENGINES, build
+
+    labels = config.labels
+    answer = build(labels.engine, ENGINES, "engine", labels.engine_options).check()
+    if answer.ok:
+        return str(answer.what)
+    if site.worker_init or site.environment or site.parsl_config:
+        return f"does not work here ({answer.what}), perhaps on the workers that the site prepares"
+    raise ComponentError(f"the engine does not work: {answer.what}", value=labels.engine, cure=answer.cure)
 
 
 def validate(file: Path) -> Iterator[str]:
@@ -24,11 +45,12 @@ def validate(file: Path) -> Iterator[str]:
     yield f"{file}: keys and values are fine"
     check_components(config)
     yield "generators, screens, surrogate, models, label flow and engine: known, options fine"
+    site = load_site(config.site, base)
+    yield f"engine {config.labels.engine}: {check_engine(config, site)}"
     reference = reference_of(config, base)
     yield f"reference: {reference.summary()}"
     spec = spec_of(config)
     load = expected_load(config, spec, reference)
-    site = load_site(config.site, base)
     slots = ", ".join(f"{name} {size.workers}" for name, size in site_sizes(site).items())
     yield f"site {config.site}: slots {slots}"
     if config.store.kind == "mongodb":
