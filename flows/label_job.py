@@ -71,7 +71,7 @@ def label_of(
         energy=last.energy,
         energy_per_atom=last.energy / len(after),
         max_force=last.max_force,
-        stress_gpa=last.stress_gpa,
+        stress_gpa=next((one.stress_gpa for one in reversed(calculations) if one.stress_gpa), None),
         volume=after.volume,
         volume_per_atom=after.volume / len(after),
         spacegroup_before=_space_group(before),

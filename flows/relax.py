@@ -41,7 +41,7 @@ class StaticLabelMaker:
 
     def make(self, structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
         """Return the flow."""
-        return _labelled([engine.static_maker().make(structure)], structure, engine, settings)
+        return _labelled([engine.static_maker(stress=True).make(structure)], structure, engine, settings)
 
 
 class RelaxLabelMaker:
@@ -61,12 +61,15 @@ class RelaxLabelMaker:
 
 
 class RelaxStaticLabelMaker(RelaxLabelMaker):
-    """A relaxation, then a calculation of the relaxed structure with a basis and k-points of its own."""
+    """A relaxation, then a calculation of the relaxed structure with a basis and k-points of its own.
+
+    The energy is that of the second; the stress is that of the relaxation's last step, at the same structure.
+    """
 
     def make(self, structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
         """Return the flow."""
         relax = self._relax(structure, engine)
-        static = engine.static_maker().make(relax.output.structure)
+        static = engine.static_maker(stress=False).make(relax.output.structure)
         return _labelled([relax, static], structure, engine, settings)
 
 

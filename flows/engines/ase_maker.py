@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class CalculatorMaker(AseRelaxMaker):
     fmax_ev_per_ang: float = 0.05
     """Force limit [eV/Å], on the atoms and on the cell as ASE's `FrechetCellFilter` scales it."""
     optimizer: str = "BFGS"
+    stress: bool = True
+    """Whether the stress is computed; a relaxation of the cell needs it."""
 
     @job(data=["trajectory"], output_schema=AseStructureTaskDoc)
     def make(self, mol_or_struct: Structure, prev_dir: str | Path | None = None) -> AseStructureTaskDoc:
@@ -73,6 +76,8 @@ class CalculatorMaker(AseRelaxMaker):
     def run_ase(self, mol_or_struct: Structure, prev_dir: str | Path | None = None) -> AseResult:  # noqa: ARG002
         """Run the calculator through atomate2's relaxer."""
         folder = job_folder()
+        # pymatgen cannot carry the constraint that keeps the symmetry, and need not
+        warnings.filterwarnings("ignore", message="Only FixAtoms", category=UserWarning)
         relaxer = AseRelaxer(
             self.calculator,
             relax_cell=self.relax_cell,
@@ -95,10 +100,14 @@ class CalculatorMaker(AseRelaxMaker):
             raise IonicNotConvergedError(
                 f"forces above {self.fmax_ev_per_ang} eV/Å after {self.steps} steps; the next try goes on from there"
             )
-        return result
+        return result.model_copy(update={"dir_name": str(folder)})
 
     def _get_calculator(self) -> Any:
-        return build(self.engine, ENGINES, "engine", self.engine_options).calculator()
+        calculator = build(self.engine, ENGINES, "engine", self.engine_options).calculator()
+        if not self.stress:
+            known = calculator.implemented_properties
+            calculator.implemented_properties = [one for one in known if one != "stress"]
+        return calculator
 
 
 def refuse_impossible(structure: Structure) -> None:

@@ -58,8 +58,8 @@ class Engine(Protocol):
         """Return a jobflow Maker that relaxes a structure; its output has `structure`."""
         ...
 
-    def static_maker(self) -> Any:
-        """Return a jobflow Maker that computes one structure."""
+    def static_maker(self, *, stress: bool) -> Any:
+        """Return a jobflow Maker that computes one structure; without its stress if that may save work."""
         ...
 
     def read(self, output: Any) -> Calculation:
@@ -137,9 +137,9 @@ class AseEngine(ABC):
             fmax_ev_per_ang=self.fmax_ev_per_ang,
         )
 
-    def static_maker(self) -> CalculatorMaker:
+    def static_maker(self, *, stress: bool) -> CalculatorMaker:
         """Return a Maker that computes one structure."""
-        return self._maker(name="static", relax_cell=False, steps=0)
+        return self._maker(name="static", relax_cell=False, steps=0, stress=stress)
 
     def read(self, output: Any) -> Calculation:
         """Read the output of one of the makers' jobs."""

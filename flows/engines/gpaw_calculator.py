@@ -23,6 +23,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, kpts2sizeandoffsets
 
+from flows.job_context import cores_held
+
 SHIFT = 0.05
 """Relative change of the cut-off for the derivative."""
 FEW_KPTS = 1.2
@@ -82,7 +84,7 @@ class FixedCutoffGpaw(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         bare = self._bare(self.atoms)
-        with _one_thread():
+        with _threads_held():
             self._settle(bare)
             found: dict[str, Any] = {
                 "energy": float(self._gpaw.get_potential_energy(bare)),
@@ -159,12 +161,12 @@ class FixedCutoffGpaw(Calculator):
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep BLAS and OpenMP to one thread where the environment came too late to say so."""
+def _threads_held() -> Iterator[None]:
+    """Keep BLAS and OpenMP to this worker's cores where the environment came too late to say so."""
     try:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     except ImportError:
         yield
         return
-    with threadpool_limits(1):
+    with threadpool_limits(cores_held()):
         yield

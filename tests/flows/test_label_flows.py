@@ -181,8 +181,10 @@ def test_a_relaxation_out_of_steps_goes_on_from_its_last_geometry(tmp_path: Path
 
 
 def test_labels_in_threads_do_not_disturb_one_another(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "working_directory").mkdir()
+    monkeypatch.chdir(tmp_path / "working_directory")
     crystals = [copper(3.5 + 0.05 * i) for i in range(6)]
     alone = [label(one, "relax_static", "mlip", EMT_OPTIONS, tmp_path / "alone") for one in crystals]
     with ThreadPoolExecutor(4) as pool:
@@ -190,6 +192,7 @@ def test_labels_in_threads_do_not_disturb_one_another(
             pool.map(lambda one: label(one, "relax_static", "mlip", EMT_OPTIONS, tmp_path / "t"), crystals)
         )
     assert [one.energy for one in alone] == [one.energy for one in together]
+    assert list(Path.cwd().iterdir()) == []
     print("still heard")  # noqa: T201
     assert capsys.readouterr().out.endswith("still heard\n")
 
