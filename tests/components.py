@@ -27,6 +27,11 @@ class NoOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def face_centred(length: float) -> Lattice:
+    """Return the primitive cell of a face-centred cubic lattice."""
+    return Lattice(length / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]))
+
+
 class BinaryGenerator:
     """Binary crystals in four simple types, at random lattice parameters; learns which elements did well."""
 
@@ -50,18 +55,9 @@ class BinaryGenerator:
             if kind == 0:
                 made.append(Structure(Lattice.cubic(3.6 * length), [a, b], half))
             elif kind == 1:
-                made.append(
-                    Structure.from_spacegroup(
-                        "Fm-3m", Lattice.cubic(6.0 * length), [a, b], half
-                    ).get_primitive_structure()
-                )
+                made.append(Structure(face_centred(6.0 * length), [a, b], half))
             elif kind == 2:
-                sites = [[0, 0, 0], [0.25, 0.25, 0.25]]
-                made.append(
-                    Structure.from_spacegroup(
-                        "F-43m", Lattice.cubic(6.4 * length), [a, b], sites
-                    ).get_primitive_structure()
-                )
+                made.append(Structure(face_centred(6.4 * length), [a, b], [[0, 0, 0], [0.25, 0.25, 0.25]]))
             else:
                 made.append(Structure(Lattice.tetragonal(3.3 * length, 4.2 * length), [a, b], half))
         return made

@@ -18,6 +18,7 @@ from campaign.recovery import project
 from campaign.run_folder import RunFolder
 from campaign.status import result_rows, summary
 from campaign.stopping import request_stop
+from campaign.store import CampaignStore
 
 
 def small_reference(folder: Path) -> Path:
@@ -223,3 +224,39 @@ def test_a_broken_configuration_harms_nothing(tmp_path):
     assert not (tmp_path / "small").exists()
     with pytest.raises(ConfigError):
         parse_config({"name": "x"}, "x")
+
+
+class Died(BaseException):
+    """Stands for the end of the process: nothing may catch it, and nothing is written after it."""
+
+
+@pytest.mark.parametrize("writes", [3, 9, 17, 26, 38, 51, 64, 77, 90])
+def test_dying_between_any_two_writes_loses_nothing(finished, tmp_path, monkeypatch, writes):
+    """Cut the driver off after so many writes to the store, resume, and compare with a calm run."""
+    _, calm = finished
+    left = [writes]
+    originals = {
+        name: getattr(CampaignStore, name) for name in ("insert_new", "put", "set_fields", "set_fields_many")
+    }
+
+    def counted(name):
+        def write(store, collection, *arguments, **options):
+            if collection not in ("meta", "events"):  # lease and audit: never what a decision rests on
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Died
+            return originals[name](store, collection, *arguments, **options)
+
+        return write
+
+    for name in originals:
+        monkeypatch.setattr(CampaignStore, name, counted(name))
+    file = small_campaign(tmp_path)
+    with pytest.raises(Died):
+        launch(file, run_dir=None, pools="threads", progress=quiet())
+    monkeypatch.undo()
+    outcome = resume(file, config_file=None, pools="threads", progress=quiet())
+    assert outcome.status == "finished", outcome.reason
+    assert labels_of(outcome.folder) == labels_of(calm)
+    done = [one["folder"] for one in executions(tmp_path)]
+    assert len(done) == len(set(done)), "nothing was computed twice"
