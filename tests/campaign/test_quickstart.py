@@ -43,7 +43,11 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
     repository = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(repository), "COLUMNS": "160"}
     return subprocess.run(
-        [sys.executable, "-P", "-m", "campaign.cli", *words], capture_output=True, text=True, env=environment
+        [sys.executable, "-P", "-m", "campaign.cli", *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
 
 
