@@ -38,8 +38,8 @@ PRESETS: dict[str, dict[str, float]] = {
 }  # fmt: skip
 """Values of the options that are left out; `GpawConfig` has their units."""
 
-SECONDS_PER_ATOM: dict[str, float] = {"fast": 4.0, "normal": 25.0, "precise": 200.0}
-"""Core-seconds per atom of a small metallic cell, relaxation and static together."""
+CORE_SECONDS: dict[str, float] = {"fast": 4.0, "normal": 10.0, "precise": 60.0}
+"""Core-seconds of one atom, relaxation and static together; see `GpawEngine.expected_core_seconds`."""
 
 
 class GpawConfig(AseConfig):
@@ -129,8 +129,11 @@ class GpawEngine(AseEngine):
         return EngineCheck(True, f"{self.version()}, {len(known)} elements")
 
     def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:  # noqa: ARG002
-        """Return a rough cost, from measurements of cells of 1 to 12 atoms."""
-        return SECONDS_PER_ATOM[self.config.preset] * n_atoms**1.3
+        """Return a rough cost: growing as n^1.5, measured on symmetric cells of 1 to 4 atoms on one core.
+
+        Cells of low symmetry take several times as long, for their k-points.
+        """
+        return CORE_SECONDS[self.config.preset] * n_atoms**1.5
 
 
 def _version(package: str) -> str:
