@@ -203,7 +203,9 @@ def _make_folder(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnreachableError(
-            f"the store's folder cannot be made: {error.strerror}", value=str(path.parent)
+            f"the store's folder cannot be made: {error.strerror}",
+            value=str(path.parent),
+            cure="check the path and its permissions",
         ) from None
 
 

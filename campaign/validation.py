@@ -13,6 +13,9 @@ from campaign.run_folder import default_run_folder, located_store
 from campaign.site import Site, load_site
 from campaign.store import CampaignStore
 
+SHOWN_SET_ASIDE = 5
+"""Items of the reference that could not be used and are named; all are counted."""
+
 
 def check_engine(config: CampaignConfig, site: Site) -> str:
     """Try whether the label engine works here, and return what was found.
@@ -49,6 +52,8 @@ def validate(file: Path) -> Iterator[str]:
     yield f"engine {config.labels.engine}: {check_engine(config, site)}"
     reference = reference_of(config, base)
     yield f"reference: {reference.summary()}"
+    for where, why in reference.set_aside[:SHOWN_SET_ASIDE]:
+        yield f"  set aside: {where}: {why}"
     spec = spec_of(config)
     load = expected_load(config, spec, reference)
     slots = ", ".join(f"{name} {size.workers}" for name, size in site_sizes(site).items())
