@@ -82,6 +82,7 @@ def launch(
 def resume(
     run: Run,
     config: Annotated[Path | None, typer.Option(help="An edited campaign.yaml: budgets, site.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed labels again.")] = False,
     pools: PoolsOption = "parsl",
     quiet: Quiet = False,
 ) -> None:
@@ -89,7 +90,8 @@ def resume(
     from campaign import launch as launching
 
     console, progress = _progress(quiet)
-    _report(console, launching.resume(run, config_file=config, pools=_pools(pools), progress=progress))
+    shape = {"config_file": config, "retry": retry_failed, "progress": progress}
+    _report(console, launching.resume(run, pools=_pools(pools), **shape))
 
 
 @app.command()

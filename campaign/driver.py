@@ -74,7 +74,8 @@ class Driver:
     _causes: dict[str, list[str]] = field(default_factory=dict)
     _usage: dict[str, float] = field(default_factory=dict)
     _usage_written: float = 0.0
-    _drain_until: float | None = None
+    _stop_mode: str | None = None
+    _stop_since: float | None = None
 
     def run(self) -> str:
         """Work until nothing is left to do, and return why.
@@ -96,8 +97,16 @@ class Driver:
             self._collect()
 
     def request_stop(self, mode: str) -> None:
-        """Begin to drain (`drain`) or give up what runs (`now`); safe to call from a signal handler."""
-        self.state = replace(self.state, stop_requested=mode)
+        """Begin to drain (`drain`) or give up what runs (`now`); safe to call from a signal handler.
+
+        It only leaves a note: the state may be in the middle of being replaced.
+        """
+        self._stop_mode = "now" if "now" in (mode, self._stop_mode) else mode
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop has been asked for."""
+        return self._stop_mode is not None
 
     def _turn(self) -> str | None:
         """Decide and submit; return the reason if the campaign has ended."""
@@ -210,17 +219,19 @@ class Driver:
 
     def _look_for_stop(self) -> None:
         asked = self.folder.stop_request()
-        if asked and self.state.stop_requested not in {"now", asked}:
+        if asked is not None:
             self.request_stop(asked)
-        if self.state.stop_requested and self._drain_until is None:
-            self._drain_until = time.monotonic() + (
-                self.grace_s if self.grace_s is not None else float("inf")
-            )
-            self.store.log_event("stop_requested", f"mode {self.state.stop_requested}")
+        if self._stop_mode is None or self._stop_mode == self.state.stop_requested:
+            return
+        self.state = replace(self.state, stop_requested=self._stop_mode)
+        self._stop_since = self._stop_since or time.monotonic()
+        self.store.log_event("stop_requested", f"mode {self._stop_mode}")
 
     def _must_cancel(self) -> bool:
-        late = self._drain_until is not None and time.monotonic() > self._drain_until
-        return bool(self._running) and (self.state.stop_requested == "now" or late)
+        if not self._running or self._stop_since is None:
+            return False
+        late = self.grace_s is not None and time.monotonic() - self._stop_since > self.grace_s
+        return late or self.state.stop_requested == "now"
 
     def _count_time(self, last: float) -> float:
         current = time.monotonic()

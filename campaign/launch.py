@@ -32,7 +32,7 @@ from campaign.orders import OrderBook, model_roles
 from campaign.pools import PoolKind, open_pools
 from campaign.progress import Progress
 from campaign.recording import Recorder
-from campaign.recovery import project, sweep, unmade_labels
+from campaign.recovery import project, retry_failed, sweep, unmade_labels
 from campaign.reference import file_sha256, load_prepared, prepare_reference
 from campaign.run_folder import RunFolder, default_run_folder, find_run
 from campaign.site import load_site
@@ -85,7 +85,9 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
             return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
 
 
-def resume(run: Path, *, config_file: Path | None, pools: PoolKind, progress: Progress) -> Outcome:
+def resume(
+    run: Path, *, config_file: Path | None, pools: PoolKind, progress: Progress, retry: bool = False
+) -> Outcome:
     """Carry a campaign on where its documents say it is.
 
     Args:
@@ -93,6 +95,7 @@ def resume(run: Path, *, config_file: Path | None, pools: PoolKind, progress: Pr
         config_file: An edited configuration, if not `run` itself.
         pools: Kind of pools.
         progress: Where to report.
+        retry: Also try the labels again that were given up.
 
     Raises:
         CampaignError: Something the user has to cure; nothing stored is harmed.
@@ -116,6 +119,8 @@ def resume(run: Path, *, config_file: Path | None, pools: PoolKind, progress: Pr
             _write_campaign(store, config, folder, prepared, reference.summary())
         folder.stop_file.unlink(missing_ok=True)
         folder.write_config(config)
+        if retry:
+            store.log_event("retried", f"{retry_failed(store)} failed labels are tried again")
         document = stored_config(config)
         store.set_fields("campaigns", config.name, {"config": document, "config_hash": config_hash(config)})
         return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
@@ -188,7 +193,7 @@ def _write_end(store: CampaignStore, name: str, status: CampaignStatus, reason: 
 def _final_status(driver: Driver, reason: str) -> CampaignStatus:
     if driver.state.stop_requested:
         return CampaignStatus.STOPPED
-    return CampaignStatus.FAILED if reason.startswith("reference label") else CampaignStatus.FINISHED
+    return CampaignStatus.FAILED if reason.startswith("the element") else CampaignStatus.FINISHED
 
 
 @contextmanager
@@ -201,7 +206,7 @@ def _signals(driver: Driver) -> Iterator[None]:
     def on_signal(number: int, _frame: Any) -> None:
         if number == signal.SIGTERM and driver.grace_s is None:
             driver.grace_s = SIGTERM_GRACE_S
-        driver.request_stop("now" if driver.state.stop_requested else "drain")
+        driver.request_stop("now" if driver.stopping else "drain")
 
     old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -210,7 +210,10 @@ def stop_reason(state: CampaignState, spec: Spec) -> str:
         return "stop requested"
     failed = [label for label in state.references() if label.state == LabelStatus.FAILED and label.rank == 0]
     if failed:
-        return f"reference label {failed[0].id} failed"
+        return (
+            f"the element {failed[0].formula} could not be computed (label {failed[0].id}): mend the cause, "
+            "then resume with --retry-failed"
+        )
     limits = (
         ("core_hours", stop.core_hours, usage.get("core_hours", 0.0)),
         ("node_hours", stop.node_hours, usage.get("node_hours", 0.0)),

@@ -186,11 +186,8 @@ class Recorder:
         label = self._get("labels", action.label)
         failure = result["failure"]
         attempts = [*label["attempts"], _attempt(action, result, failure)]
-        causes = [
-            one["cause"]
-            for one in attempts
-            if one["job"] == action.job and one["index"] == action.index and one["cause"]
-        ]
+        tries = [one for one in attempts if (one["job"], one["index"]) == (action.job, action.index)]
+        causes = [one["cause"] for one in tries if one["cause"] and not one.get("forgiven")]
         again = try_again(causes, max_attempts)
         outcome = LabelStatus.QUEUED if again else LabelStatus.FAILED
         fields: dict[str, Any] = {

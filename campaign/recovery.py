@@ -41,6 +41,30 @@ def sweep(store: CampaignStore) -> dict[str, int]:
     return {"labels": labels, "candidates": _mend_candidates(store)}
 
 
+def retry_failed(store: CampaignStore) -> int:
+    """Queue labels again that were given up, with their attempts forgiven; return how many.
+
+    What their jobs finished before is kept; only the failed jobs run again.
+    """
+    labels = list(store.query("labels", {"state": LabelStatus.FAILED.value}))
+    for label in labels:
+        jobs = [
+            {**job, "state": LabelStatus.QUEUED.value} if job["state"] == LabelStatus.FAILED else job
+            for job in label["jobs"]
+        ]
+        fields = {
+            "jobs": jobs,
+            "attempts": [{**attempt, "forgiven": True} for attempt in label["attempts"]],
+            "state": LabelStatus.QUEUED.value,
+            "failure": None,
+        }
+        if label["purpose"] == "candidate":
+            state = {"state": CandidateStatus.SELECTED.value}
+            store.set_fields("candidates", label["candidate_id"], state)
+        store.set_fields("labels", label["_id"], fields)
+    return len(labels)
+
+
 def _mend_candidates(store: CampaignStore) -> int:
     """Give candidates the state of their label where a crash fell between the two writes."""
     open_states = [CandidateStatus.SELECTED.value, CandidateStatus.LABELLING.value]

@@ -85,6 +85,7 @@ class LabelState:
     round: int
     rank: int
     state: LabelStatus
+    formula: str = ""
     jobs: tuple[JobState, ...] = ()
     judged: bool = False
     """Formation energy and e_above_hull are known (or never will be: the label failed)."""
@@ -199,6 +200,7 @@ def project_label(document: Mapping[str, Any]) -> LabelState:
         round=document["round"],
         rank=document["rank"],
         state=state,
+        formula=document["formula"],
         jobs=tuple(
             JobState(
                 job["uuid"],
@@ -217,7 +219,7 @@ def project_label(document: Mapping[str, Any]) -> LabelState:
 
 
 LABEL_FIELDS = [
-    "_id", "candidate_id", "purpose", "round", "rank", "state", "jobs", "core_hours", "judged",
+    "_id", "candidate_id", "purpose", "round", "rank", "state", "formula", "jobs", "core_hours", "judged",
     "result.stable",
 ]  # fmt: skip
 """Fields of a label that `project_label` reads."""

@@ -165,5 +165,5 @@ class Fragile(CountingLennardJones):
     def calculate(self, *args: Any, **kwargs: Any) -> None:
         super().calculate(*args, **kwargs)
         symbols = set(self.atoms.get_chemical_symbols())
-        if "Mg" in symbols and len(symbols) > 1:
+        if "Mg" in symbols and len(symbols) > 1 and os.environ.get("FRAGILE", "1") == "1":
             raise RuntimeError("magnesium is too much")

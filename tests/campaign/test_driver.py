@@ -217,6 +217,24 @@ def test_a_label_that_fails_is_typed_and_the_campaign_goes_on(tmp_path):
     assert all(len(label["attempts"]) == 2 for label in failed), "tried as often as labels.max_attempts says"
 
 
+def test_failed_labels_are_tried_again_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRAGILE", "1")
+    options = {
+        "calculator": "components:Fragile",
+        "calculator_options": {"log": str(tmp_path / "executions.jsonl")},
+    }
+    labels = {"flow": "static", "engine": "mlip", "engine_options": options, "hull": "reference"}
+    file = small_campaign(tmp_path, labels=labels)
+    run = launch(file, run_dir=None, pools="threads", progress=quiet()).folder
+    failed = 6 - len(labels_of(run))
+    assert failed
+    monkeypatch.setenv("FRAGILE", "0")  # the cause is mended
+    resume(file, config_file=None, pools="threads", progress=quiet())
+    assert len(labels_of(run)) == 6 - failed, "what was given up stays so"
+    resume(file, config_file=None, pools="threads", progress=quiet(), retry=True)
+    assert len(labels_of(run)) == 6
+
+
 def test_a_broken_configuration_harms_nothing(tmp_path):
     file = small_campaign(tmp_path, labels={"engine": "gpau"})
     with pytest.raises(Exception, match="gpau"):
