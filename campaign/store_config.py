@@ -32,7 +32,9 @@ class StoreConfig(BaseModel):
         description="mongodb://... of the server, or env:NAME to read it from an environment variable, "
         "which keeps a password out of this file.",
     )
-    database: str | None = Field(None, description="Database on the server; default: the one the URI names.")
+    database: str | None = Field(
+        None, description="Database on the server; default: the one the URI names, or the campaign's name."
+    )
     collection_prefix: str = Field(
         "", pattern=r"^[A-Za-z0-9_.-]*$", description="Put before every collection's name on the server."
     )

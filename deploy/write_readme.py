@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md: the commands, the blocks of campaign.yaml, the documented queries.
+"""Write the generated parts of README.md: commands, queries, blocks of campaign.yaml, components and their options.
 
     python deploy/write_readme.py           # rewrites README.md
     python deploy/write_readme.py --check   # exit code 1 if README.md is not up to date
@@ -42,17 +42,24 @@ def _usage(parameter: Any) -> str:
     return f"[{flag}]"
 
 
+def quickstart() -> str:
+    """Return the template that the walk-through launches."""
+    from campaign.templates import template_text
+
+    return f"```yaml\n{template_text('quickstart').rstrip()}\n```"
+
+
 def yaml_blocks() -> str:
     """Return one table per block of campaign.yaml: key, default, meaning; from the schema itself."""
     from campaign.config import json_schema
 
     schema = json_schema()
-    parts = ["Top level:", "", *_table(schema["properties"], schema)]
+    parts = ["Top level:", "", *_table(schema, schema)]
     for name, field in schema["properties"].items():
         block = _block(field, schema)
-        if block is not None:
+        if block is not None and block.get("title") != "ComponentConfig":  # those are in the next part
             parts += ["", f"`{name}`: {str(block.get('description', '')).splitlines()[0]}", ""]
-            parts += _table(block["properties"], schema)
+            parts += _table(block, schema)
     return "\n".join(parts)
 
 
@@ -61,27 +68,85 @@ def _block(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | No
     return schema["$defs"][found.group(1)] if found else None
 
 
-def _table(properties: dict[str, Any], schema: dict[str, Any]) -> list[str]:
+def _table(block: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     rows = ["| key | default | meaning |", "|---|---|---|"]
-    for key, field in properties.items():
-        block = _block(field, schema)
-        default = field.get("default", "(required)")
-        if isinstance(default, dict | list) and block is not None:
-            default = "see below"
-        words = field.get("description") or (block or {}).get("description", "").splitlines()[0]
+    for key, field in block["properties"].items():
+        inner = _block(field, schema)
+        words = field.get("description") or (inner or {}).get("description", "").splitlines()[0]
         choices = field.get("enum") or next(
             (one["enum"] for one in field.get("anyOf", ()) if "enum" in one), None
         )
         if choices and not all(choice in words for choice in choices):
             words += f" One of {', '.join(choices)}."
-        rows.append(f"| `{key}` | {_shown(default)} | {words} |")
+        default = _default(field, inner, required=key in block.get("required", ()))
+        rows.append(f"| `{key}` | {default} | {words} |")
     return rows
 
 
-def _shown(default: Any) -> str:
+def _default(field: dict[str, Any], inner: dict[str, Any] | None, *, required: bool) -> str:
+    if required:
+        return "required"
+    default = field.get(
+        "default", {}
+    )  # the schema leaves out a default that is made anew each time: a mapping
     if default is None:
         return "–"
-    return default.strip("()") if default in ("(required)", "see below") else f"`{json.dumps(default)}`"
+    several = default if isinstance(default, list) else [default]
+    kinds = [one["kind"] for one in several if isinstance(one, dict) and "kind" in one]
+    if inner is not None and "options" in inner.get("properties", ()):
+        return ", ".join(f"`{kind}`" for kind in kinds) or "`[]`"
+    return "see below" if inner is not None and default else f"`{json.dumps(default)}`"
+
+
+def components() -> str:
+    """Return one table per sort of component: kind, what it does, its options with their defaults."""
+    from campaign.screens import DEFAULT_SCREEN, SCREENS
+    from flows import registry as flows
+    from models import registry as models
+
+    sorts: list[tuple[str, str, list[tuple[str, str, Any]]]] = [
+        ("Generators", "generators", _classes(models.GENERATORS, models.resolve)),
+        ("Surrogates", "surrogate", _classes(models.SURROGATES, models.resolve)),
+        ("Screens", "screen", [(kind, screen.summary, screen.options) for kind, screen in SCREENS.items()]),
+        ("Property heads", "learn.heads", _classes(models.HEADS, models.resolve)),
+        ("Discriminators", "learn.discriminators", _classes(models.DISCRIMINATORS, models.resolve)),
+        ("Label flows", "labels.flow, labels.flow_options", _classes(flows.LABEL_FLOWS, flows.resolve)),
+        ("Engines", "labels.engine, labels.engine_options", _classes(flows.ENGINES, flows.resolve)),
+    ]
+    parts = []
+    for title, place, rows in sorts:
+        places = ", ".join(f"`{one}`" for one in place.split(", "))
+        parts += [
+            f"{title} ({places}):",
+            "",
+            "| kind | what it does | options and their defaults |",
+            "|---|---|---|",
+        ]
+        parts += [f"| `{kind}` | {summary} | {_options(options)} |" for kind, summary, options in rows]
+        if place == "screen":
+            parts += ["", f"Without `screen`: {', '.join(f'`{kind}`' for kind, _ in DEFAULT_SCREEN)}."]
+        parts.append("")
+    return "\n".join(parts[:-1])
+
+
+def _classes(registry: dict[str, str], resolve: Callable[..., type[Any]]) -> list[tuple[str, str, Any]]:
+    """Return (kind, first sentence, options) of every class of a registry."""
+    found = []
+    for kind in registry:
+        cls = resolve(kind, registry, "component")
+        words = re.split(r"(?:; see|\.)(?:\s|$)", (cls.__doc__ or "").strip(), maxsplit=1)[0]
+        found.append((kind, words + ".", cls.Config))
+    return found
+
+
+def _options(model: Any) -> str:
+    shown = []
+    for name, field in model.model_fields.items():
+        default = (
+            "" if field.default is None else f" {json.dumps(field.get_default(call_default_factory=True))}"
+        )
+        shown.append(f"`{name}{default}`")
+    return ", ".join(shown) or "none"
 
 
 def queries() -> str:
@@ -106,13 +171,19 @@ def _placeholder(value: Any) -> Any:
     return value[1:].upper() if isinstance(value, str) and value.startswith("$") else value
 
 
-PARTS: dict[str, Callable[[], str]] = {"commands": commands, "yaml-blocks": yaml_blocks, "queries": queries}
+PARTS: dict[str, Callable[[], str]] = {
+    "quickstart": quickstart,
+    "commands": commands,
+    "yaml-blocks": yaml_blocks,
+    "components": components,
+    "queries": queries,
+}
 
 
 def written(text: str) -> str:
     """Return README's text with every generated part made anew."""
     for name, make in PARTS.items():
-        pattern = re.compile(rf"<!-- {name} -->.*?(<!-- /{name} -->|(?=\n\n)|\Z)", re.DOTALL)
+        pattern = re.compile(rf"<!-- {name} -->(?:.*?<!-- /{name} -->)?", re.DOTALL)
         part = f"<!-- {name} -->\n{make()}\n<!-- /{name} -->"
         text, count = pattern.subn(lambda _, part=part: part, text, count=1)  # type: ignore[misc]
         if count == 0:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line import Ran, campaign, environment, process, start
+from mongo_server import MongoServer, free_port
 from test_driver import executions, small_campaign
 
 from campaign.config import StopConfig, config_document, load_config
@@ -149,7 +150,16 @@ def test_a_terminal_shows_the_funnel_while_it_works(tmp_path: Path):
 def test_status_shows_funnel_labels_and_best(run: RunFolder):
     ran = campaign("status", run.path)
     assert (ran.code, ran.err) == (0, "")
-    for words in ["finished", "labelled 6", "rejected by", "done 6", "best", "eV/atom", "rounds", "core-hours"]:
+    for words in [
+        "finished",
+        "labelled 6",
+        "rejected by",
+        "done 6",
+        "best",
+        "eV/atom",
+        "rounds",
+        "core-hours",
+    ]:
         assert words in ran.out
     assert "driver" not in ran.out, "nobody drives a finished campaign"
 
@@ -335,6 +345,38 @@ def test_resume_takes_over_a_larger_budget_only(copied, tmp_path: Path):
     edited.write_text(yaml.safe_dump(document | {"seed": 9}))
     assert "seed changed from 3" in campaign("resume", run.path, "--config", edited).error
     assert run.config().seed == 3
+
+
+# doctor
+
+
+def test_doctor_says_what_works_and_ends_with_0():
+    ran = campaign("doctor")
+    assert (ran.code, ran.err) == (0, "")
+    for (
+        words
+    ) in "python|torch|packages together|chgnet weights|engine gpaw|engine mlip|embedded store|disk".split(
+        "|"
+    ):
+        assert words in ran.out
+
+
+def test_doctor_ends_with_1_and_the_cure_for_what_does_not_work(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    uri = f"mongodb://me:secret@127.0.0.1:{free_port()}"
+    ran = campaign("doctor", "--uri", uri, "--site", "nowhere.yaml")
+    assert (ran.code, ran.err) == (1, "")
+    (server,) = [line for line in ran.out.splitlines() if "mongodb" in line]
+    assert "no" in server.split("│")[2]
+    assert "start the server" in ran.out
+    assert "there is no such site" in ran.out
+    assert "secret" not in ran.out
+
+
+def test_doctor_reaches_a_server(mongod: MongoServer):
+    ran = campaign("doctor", "--uri", mongod.uri)
+    assert ran.code == 0
+    assert "writable" in ran.out
 
 
 # help
