@@ -80,7 +80,9 @@ def test_sizes_follow_the_cores(cores: int, gpus: tuple[str, ...], expected: tup
 
 
 @given(cores=st.integers(1, 512), per_task=st.integers(1, 64), n_gpus=st.integers(0, 8))
-def test_every_pool_has_a_worker_and_dft_never_takes_more_than_there_is(cores: int, per_task: int, n_gpus: int) -> None:
+def test_every_pool_has_a_worker_and_dft_never_takes_more_than_there_is(
+    cores: int, per_task: int, n_gpus: int
+) -> None:
     site = Site.model_validate({"pools": {"dft": {"cores_per_worker": per_task}}})
     sizes = size_pools(site, cores, tuple(str(i) for i in range(n_gpus)))
     assert all(size.workers >= 1 for size in sizes.values())
