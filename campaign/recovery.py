@@ -66,28 +66,33 @@ def retry_failed(store: CampaignStore) -> int:
 
 
 def _mend_candidates(store: CampaignStore) -> int:
-    """Give candidates the state of their label where a crash fell between the two writes."""
-    open_states = [CandidateStatus.SELECTED.value, CandidateStatus.LABELLING.value]
+    """Give candidates the state of their label where a crash fell between the two writes.
+
+    Those that were chosen and do not know it yet matter most: in the backlog they would be chosen again.
+    """
     wanted = {
         LabelStatus.QUEUED: CandidateStatus.SELECTED,
+        LabelStatus.RUNNING: CandidateStatus.LABELLING,
         LabelStatus.DONE: CandidateStatus.LABELLED,
         LabelStatus.FAILED: CandidateStatus.FAILED,
     }
-    candidates = list(
-        store.query("candidates", {"state": {"$in": open_states}}, fields=["_id", "state", "label_id"])
+    chosen = [
+        name for one in store.query("rounds", fields=["selected"]) for name in one.get("selected") or ()
+    ]
+    unsettled = [CandidateStatus.SCREENED, CandidateStatus.SELECTED, CandidateStatus.LABELLING]
+    candidates = store.query(
+        "candidates", {"_id": {"$in": chosen}, "state": {"$in": [state.value for state in unsettled]}},
+        fields=["_id", "state"],
+    )  # fmt: skip
+    states = {one["_id"]: one["state"] for one in candidates}
+    labels = store.query(
+        "labels", {"candidate_id": {"$in": sorted(states)}}, fields=["_id", "candidate_id", "state"]
     )
-    labels = {
-        label["_id"]: label
-        for label in store.query(
-            "labels", {"_id": {"$in": [one.get("label_id") for one in candidates]}}, fields=["_id", "state"]
-        )
-    }
     updates: list[tuple[str, dict[str, Any]]] = []
-    for one in candidates:
-        label = labels.get(one.get("label_id") or "")
-        state = wanted[LabelStatus(label["state"])].value if label else CandidateStatus.SCREENED.value
-        if state != one["state"]:
-            updates.append((one["_id"], {"state": state}))
+    for label in labels:
+        name, state = label["candidate_id"], wanted[LabelStatus(label["state"])].value
+        if states[name] != state:
+            updates.append((name, {"state": state, "label_id": label["_id"]}))
     if updates:
         store.set_fields_many("candidates", updates)
     return len(updates)
