@@ -199,7 +199,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if isinstance(error, typer.Abort):
+        if _is_interrupt(error):
             typer.echo("interrupted", err=True)
             sys.exit(130)
         line = _one_line(error)
@@ -208,6 +208,15 @@ def main() -> None:
         typer.echo(f"error: {line}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether Ctrl-C is behind an error: a library that was just being imported turns it into one of its own."""
+    for _ in range(8):
+        if error is None or isinstance(error, KeyboardInterrupt | typer.Abort):
+            break
+        error = error.__cause__ or error.__context__
+    return error is not None and isinstance(error, KeyboardInterrupt | typer.Abort)
 
 
 def _one_line(error: Exception) -> str | None:

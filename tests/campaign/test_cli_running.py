@@ -23,7 +23,7 @@ from campaign.run_folder import RunFolder
 
 @pytest.mark.slow
 def test_a_terminal_shows_the_funnel_while_it_works(tmp_path: Path):
-    file = small_campaign(tmp_path, stop={"rounds": 1})
+    file = small_campaign(tmp_path, stop={"rounds": 1}, labels=slow(tmp_path))
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
         [sys.executable, "-P", "-m", "campaign.cli", "launch", str(file), "--pools", "threads"],
