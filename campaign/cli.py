@@ -100,7 +100,7 @@ def status(
 ) -> None:
     """Show where a campaign is: funnel, labels, best so far, budgets."""
     from campaign.run_folder import find_run
-    from campaign.status import summary
+    from campaign.views.status import summary
 
     folder = find_run(run)
     with folder.store() as store:
@@ -108,7 +108,7 @@ def status(
     if as_json:
         _print_json(found)
         return
-    from campaign.tables import status_view
+    from campaign.views.tables import status_view
 
     _console().print(status_view(found, {}, {}))
 
@@ -139,7 +139,7 @@ def query(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
 ) -> None:
     """Query a collection as with MongoDB, whatever the store."""
-    from campaign.querying import run_query
+    from campaign.views.querying import run_query
 
     shape = {"fields": fields, "sort": sort, "count_by": count_by}
     found = run_query(run, collection, filter, limit=limit, count=count, **shape)
@@ -152,7 +152,7 @@ def query(
         for document in found.documents:
             _print_json(document, indent=None)
         return
-    from campaign.tables import documents_table
+    from campaign.views.tables import documents_table
 
     _console().print(documents_table(found.documents, found.fields))
 
@@ -164,8 +164,8 @@ def export(
     output: Annotated[Path | None, typer.Option(help="The folder (cif) or file to write.")] = None,
 ) -> None:
     """Write the labelled candidates as CIF, extxyz, JSON or CSV."""
-    from campaign.export import export as write
     from campaign.run_folder import find_run
+    from campaign.views.export import export as write
 
     folder = find_run(run)
     target = output or Path(folder.config().name + ("_cif" if format == "cif" else f".{format}"))
@@ -183,7 +183,7 @@ def doctor(
 ) -> None:
     """Say what is installed and works: engines, weights, stores, sites; and the cure for what does not."""
     from campaign.doctor import examine
-    from campaign.tables import checks_table
+    from campaign.views.tables import checks_table
 
     checks = examine(site=site, uri=uri)
     _console().print(checks_table(checks, "campaign doctor"))
@@ -267,15 +267,15 @@ def _console() -> Console:
 
 
 def _progress(quiet: bool) -> tuple[Console, Any]:
-    from campaign.progress import Progress
+    from campaign.views.progress import Progress
 
     console = _console()
     return console, Progress(console, quiet=quiet)
 
 
 def _report(console: Console, outcome: Outcome) -> None:
-    from campaign.status import result_rows
-    from campaign.tables import results_table
+    from campaign.views.status import result_rows
+    from campaign.views.tables import results_table
 
     with outcome.folder.store() as store:
         rows = result_rows(store)

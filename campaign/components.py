@@ -17,7 +17,7 @@ from campaign.orders import model_roles
 from campaign.plan import Segment, Spec
 
 if TYPE_CHECKING:
-    from campaign.reference import ReferenceSet
+    from campaign.references.entries import ReferenceSet
 
 
 def spec_of(config: CampaignConfig) -> Spec:
@@ -26,7 +26,7 @@ def spec_of(config: CampaignConfig) -> Spec:
     Raises:
         ComponentError: An unknown screen.
     """
-    from campaign.screening import is_campaign_scope, pool_of, segments
+    from campaign.screens.funnel import is_campaign_scope, pool_of, segments
 
     roles = model_roles(config)
     return Spec(
@@ -46,7 +46,7 @@ def screens_of(config: CampaignConfig) -> tuple[ComponentConfig, ...]:
     """Return the screens in order; the default list where campaign.yaml names none."""
     if config.screen is not None:
         return config.screen
-    from campaign.screens import DEFAULT_SCREEN
+    from campaign.screens.registry import DEFAULT_SCREEN
 
     return tuple(ComponentConfig(kind=kind, options=dict(options)) for kind, options in DEFAULT_SCREEN)
 
@@ -59,8 +59,8 @@ def check_components(config: CampaignConfig) -> None:
         ModelsError: A generator, head, discriminator or surrogate is.
         FlowsError: The label flow or the engine is.
     """
-    from campaign.screening import read_options as read_screen_options
-    from campaign.screening import resolve_screen
+    from campaign.screens.funnel import read_options as read_screen_options
+    from campaign.screens.funnel import resolve_screen
     from models.registry import DISCRIMINATORS, GENERATORS, HEADS, SURROGATES, read_options, resolve
 
     for screen in screens_of(config):
@@ -98,7 +98,7 @@ def reference_of(config: CampaignConfig, base_dir: Path) -> ReferenceSet:
     Raises:
         ReferenceDataError: A source is missing or cannot serve.
     """
-    from campaign.reference import read_reference
+    from campaign.references.entries import read_reference
 
     return read_reference(
         config.reference.crystals,

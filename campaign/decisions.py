@@ -19,16 +19,16 @@ from campaign.documents import (
     round_id,
 )
 from campaign.errors import ReferenceDataError
-from campaign.fingerprint import candidate_id
-from campaign.hull import ReferenceHull
-from campaign.hull_of_labels import EngineHull
 from campaign.orders import current_structure
 from campaign.plan import Action, AddReferences, FixScoring, Judge, OpenRound, Select, Spec
+from campaign.references.fingerprint import candidate_id
+from campaign.references.hull import ReferenceHull
+from campaign.references.hull_of_labels import EngineHull
 from campaign.state import CampaignState, LabelState, project_label, project_round
 from campaign.store import CampaignStore
 
 if TYPE_CHECKING:
-    from campaign.reference import ReferenceEntry, ReferenceSet
+    from campaign.references.entries import ReferenceEntry, ReferenceSet
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.errors import CampaignError
-from campaign.preflight import PACKAGES, PreflightResult, probe
+from campaign.parallel.preflight import PACKAGES, PreflightResult, probe
 from campaign.site import Site, cores_available, gpus_visible, load_site
 
 MODULES = {
@@ -153,7 +153,7 @@ def check_embedded_store() -> list[Check]:
 
 def check_mongodb(uri: str) -> list[Check]:
     """Reach a MongoDB server, and see whether it takes a write."""
-    from campaign.store_config import redact
+    from campaign.storage.config import redact
 
     def ping() -> str:
         import pymongo
@@ -200,9 +200,9 @@ def check_site(site: str, folder: Path) -> list[Check]:
 
 
 def _preflight_rows(site: Site) -> list[Check]:
-    from campaign.pooling import site_sizes
-    from campaign.pools import open_pools
-    from campaign.preflight import preflight
+    from campaign.parallel.pooling import site_sizes
+    from campaign.parallel.pools import open_pools
+    from campaign.parallel.preflight import preflight
 
     rules = {} if site.parsl_config else {name: size.rule for name, size in site_sizes(site).items()}
     with tempfile.TemporaryDirectory(prefix="campaign-doctor-") as name:

@@ -29,15 +29,15 @@ from campaign.driver import Driver
 from campaign.errors import CampaignError, ConfigError, LeaseError, StoreError
 from campaign.lease import Heartbeat, acquire, holder
 from campaign.orders import OrderBook, model_roles
-from campaign.pools import PoolKind, open_pools
-from campaign.progress import Progress
+from campaign.parallel.pools import PoolKind, open_pools
 from campaign.recording import Recorder
 from campaign.recovery import project, retry_failed, sweep, unmade_labels
-from campaign.reference import file_sha256, load_prepared, prepare_reference
+from campaign.references.entries import file_sha256, load_prepared, prepare_reference
 from campaign.run_folder import RunFolder, default_run_folder, find_run
 from campaign.site import load_site
 from campaign.store import CampaignStore, embedded_path
 from campaign.validation import check_engine
+from campaign.views.progress import Progress
 
 LEASE_TTL_S = 30.0
 """A driver that has not renewed its lease for this long counts as dead [s]."""
@@ -363,6 +363,6 @@ def package_versions() -> dict[str, str]:
 
 def _end_orphans(campaign: dict[str, Any]) -> None:
     """End what a dead driver's pools left on this machine."""
-    from campaign.processes import end_orphans
+    from campaign.parallel.processes import end_orphans
 
     end_orphans(campaign.get("blocks") or [], platform.node())

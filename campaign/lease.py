@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from campaign.errors import LeaseError, StoreError
+from campaign.storage.schema import META
 from campaign.store import CampaignStore
-from campaign.store_schema import META
 
 DEFAULT_TTL_S = 60.0
 """A lease whose holder was not heard of for so long may be taken."""

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from campaign.dotted import check_fields
 from campaign.errors import QueryError
-from campaign.matching import compile_filter
-from campaign.store_search import Filter, Sort
+from campaign.storage.dotted import check_fields
+from campaign.storage.matching import compile_filter
+from campaign.storage.search import Filter, Sort
 
 _CURE = """write JSON, for example '{"state": "done", "result.e_above_hull": {"$lt": 0.05}}'"""
 

@@ -30,7 +30,7 @@ from campaign.errors import SiteError
 POOLS = ("gpu", "cpu", "dft")
 """Names of the pools, in the order in which they are shown."""
 PROVIDERS = ("local",)
-"""What starts the workers; batch systems are added here and in `campaign.parsl_pools`."""
+"""What starts the workers; batch systems are added here and in `campaign.parallel.parsl_pools`."""
 
 Positive = Annotated[int, Field(ge=1)]
 

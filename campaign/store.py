@@ -1,7 +1,7 @@
 """The campaign's documents: one interface over a MongoDB server and the embedded SQLite file.
 
 The same filters, sorts and updates mean the same on both. Documents are made plain on the way in
-(`campaign.plain` says how), `_id` is a text, and every write is durable when its call returns.
+(`campaign.storage.plain` says how), `_id` is a text, and every write is durable when its call returns.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from campaign.dotted import check_fields, check_settable
 from campaign.errors import QueryError, StoreError, StoreVersionError
-from campaign.matching import compile_filter
-from campaign.store_config import StoreConfig
-from campaign.store_schema import COLLECTIONS, INDEXES, META, STORE_VERSION
-from campaign.store_search import Filter, Search, Sort
+from campaign.storage.config import StoreConfig
+from campaign.storage.dotted import check_fields, check_settable
+from campaign.storage.matching import compile_filter
+from campaign.storage.schema import COLLECTIONS, INDEXES, META, STORE_VERSION
+from campaign.storage.search import Filter, Search, Sort
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -85,13 +85,13 @@ class CampaignStore:
         """
         documents: _Documents
         if config.kind == "embedded":
-            from campaign.sqlite_documents import SqliteDocuments
+            from campaign.storage.sqlite_documents import SqliteDocuments
 
             path = embedded_path(config, run_dir)
             documents, location = SqliteDocuments(path, read_only=read_only), str(path)
         else:
-            from campaign.mongo_documents import MongoDocuments
-            from campaign.store_config import redact
+            from campaign.storage.config import redact
+            from campaign.storage.mongo_documents import MongoDocuments
 
             uri = config.resolved_uri()
             mongo = MongoDocuments(uri, config.database, config.collection_prefix)
@@ -123,7 +123,7 @@ class CampaignStore:
         """Return what is risky about where the store lies, one sentence each."""
         if self.config.kind == "mongodb":
             return []
-        from campaign.sqlite_file import network_file_system
+        from campaign.storage.sqlite_file import network_file_system
 
         kind = network_file_system(Path(self.location))
         if kind is None:
@@ -289,7 +289,7 @@ class CampaignStore:
         from jobflow import JobStore
 
         if self.config.kind == "embedded":
-            from campaign.sqlite_store import SQLiteStore
+            from campaign.storage.sqlite_store import SQLiteStore
 
             return JobStore(
                 SQLiteStore(self.location, "jobs", key="uuid"),
@@ -297,7 +297,7 @@ class CampaignStore:
             )
         from maggma.stores.mongolike import MongoStore
 
-        from campaign.mongo_documents import client_options
+        from campaign.storage.mongo_documents import client_options
 
         uri, prefix = self.config.resolved_uri(), self.config.collection_prefix
 

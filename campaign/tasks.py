@@ -41,7 +41,7 @@ def sample(task: Task) -> Result:
     Returns:
         `candidates`: id, formula, chemsys, n_atoms, spacegroup, bucket, structure and provenance of each.
     """
-    from campaign.fingerprint import describe
+    from campaign.references.fingerprint import describe
     from models.data import Conditions
 
     generator = _model("generator", task["kind"], task["checkpoint"])
@@ -71,8 +71,8 @@ def screen(task: Task) -> Result:
     """
     from pymatgen.core import Structure
 
-    from campaign.reference import load_prepared
-    from campaign.screening import ScreenContext, ScreenItem, run_segment
+    from campaign.references.entries import load_prepared
+    from campaign.screens.funnel import ScreenContext, ScreenItem, run_segment
 
     items = [
         ScreenItem(one["id"], Structure.from_dict(one["structure"]), one["values"]) for one in task["items"]
@@ -188,7 +188,7 @@ def _model(role: str, kind: str, checkpoint: str) -> Any:
 
 @lru_cache(maxsize=2)
 def _hull(reference: str) -> Any:
-    from campaign.hull import ReferenceHull
-    from campaign.reference import load_prepared
+    from campaign.references.entries import load_prepared
+    from campaign.references.hull import ReferenceHull
 
     return ReferenceHull(load_prepared(Path(reference)).hull_entries)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from campaign.reference import ReferenceEntry, ReferenceSet
+    from campaign.references.entries import ReferenceEntry, ReferenceSet
     from models.data import LabelledStructure
 
 GATE_METRIC = {"head": "mae", "discriminator": "log_loss"}
@@ -80,8 +80,8 @@ def training_sets(task: Mapping[str, Any]) -> Sets:
     """Return the crystals of a training task, split by formula with the campaign's split seed."""
     from pymatgen.core import Structure
 
-    from campaign.hull import ReferenceHull
-    from campaign.reference import load_prepared
+    from campaign.references.entries import load_prepared
+    from campaign.references.hull import ReferenceHull
     from models.data import LabelledStructure
     from models.splitting import split_by_composition
 
@@ -220,7 +220,7 @@ def _fine_tune_generator(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
 
 def _variety(generator: Any, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return how many distinct crystals, and formulas, a generator makes of a fixed number asked."""
-    from campaign.fingerprint import candidate_id
+    from campaign.references.fingerprint import candidate_id
     from models.data import Conditions
 
     wanted = task["conditions"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from campaign.components import check_components, expected_load, reference_of, spec_of
 from campaign.config import CampaignConfig, load_config
 from campaign.errors import ComponentError
-from campaign.pooling import site_sizes
+from campaign.parallel.pooling import site_sizes
 from campaign.run_folder import default_run_folder, located_store
 from campaign.site import Site, load_site
 from campaign.store import CampaignStore

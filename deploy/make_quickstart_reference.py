@@ -33,11 +33,11 @@ import numpy as np
 import spglib
 from pymatgen.core import Element, Lattice, Structure
 
-from campaign.fingerprint import bucket, candidate_id, reduced, same_reduced, space_group
-from campaign.hull import ReferenceHull
-from campaign.reference import ReferenceEntry
-from campaign.screening import SurrogateLike
-from campaign.screens_geometry import closest_pair
+from campaign.references.entries import ReferenceEntry
+from campaign.references.fingerprint import bucket, candidate_id, reduced, same_reduced, space_group
+from campaign.references.hull import ReferenceHull
+from campaign.screens.funnel import SurrogateLike
+from campaign.screens.geometry import closest_pair
 
 HOME = ("Ca", "Mg", "Si")
 """The chemistry of the quickstart."""

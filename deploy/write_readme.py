@@ -100,7 +100,7 @@ def _default(field: dict[str, Any], inner: dict[str, Any] | None, *, required: b
 
 def components() -> str:
     """Return one table per sort of component: kind, what it does, its options with their defaults."""
-    from campaign.screens import DEFAULT_SCREEN, SCREENS
+    from campaign.screens.registry import DEFAULT_SCREEN, SCREENS
     from flows import registry as flows
     from models import registry as models
 

@@ -84,8 +84,8 @@ def test_the_installed_command_works_from_elsewhere(environment: Path, tmp_path:
 def test_workers_of_the_installed_wheel_run_the_wheel(environment: Path, tmp_path: Path) -> None:
     code = """
 from pathlib import Path
-from campaign.pools import open_pools
-from campaign.preflight import preflight
+from campaign.parallel.pools import open_pools
+from campaign.parallel.preflight import preflight
 from campaign.site import Site
 pools = open_pools(Site(), Path("pools"))
 print(*{folder for result in preflight(pools) for folder in result.parents.values()})

@@ -20,7 +20,7 @@ def measure() -> list[dict[str, object]]:
 
 
 def _measure(kind: Any) -> dict[str, object]:
-    from campaign.pools import open_pools
+    from campaign.parallel.pools import open_pools
     from campaign.site import Site
 
     with tempfile.TemporaryDirectory() as name:
@@ -117,7 +117,7 @@ def _driver(folder: Path, pools: Any) -> Any:
     from campaign.orders import OrderBook, model_roles
     from campaign.recording import Recorder
     from campaign.recovery import project
-    from campaign.reference import load_prepared, prepare_reference, read_reference
+    from campaign.references.entries import load_prepared, prepare_reference, read_reference
     from campaign.run_folder import RunFolder
 
     config, run = _config(), RunFolder(folder / "overhead")

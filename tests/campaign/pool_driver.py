@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pool_tasks import nap, run_program
 
-from campaign.parsl_pools import ParslPools
+from campaign.parallel.parsl_pools import ParslPools
 from campaign.site import Site
 
 

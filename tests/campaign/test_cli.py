@@ -18,9 +18,9 @@ from campaign.config import load_config
 from campaign.launch import package_versions
 from campaign.lease import Owner, acquire, process_start
 from campaign.run_folder import RunFolder
-from campaign.status import result_rows
 from campaign.store import COLLECTIONS
 from campaign.templates import TEMPLATES
+from campaign.views.status import result_rows
 
 
 def json_lines(ran: Ran) -> list[dict]:

@@ -13,12 +13,12 @@ from rich.console import Console
 from campaign.config import parse_config
 from campaign.errors import ConfigError, LeaseError
 from campaign.launch import launch, resume
-from campaign.progress import Progress
 from campaign.recovery import project
 from campaign.run_folder import RunFolder
-from campaign.status import result_rows, summary
 from campaign.stopping import request_stop
 from campaign.store import CampaignStore
+from campaign.views.progress import Progress
+from campaign.views.status import result_rows, summary
 
 
 def small_reference(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from campaign.run_folder import RunFolder
-from campaign.status import result_rows
+from campaign.views.status import result_rows
 
 
 @pytest.fixture(scope="module")

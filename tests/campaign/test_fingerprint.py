@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from strategies import descriptions, shaken, structures
 
-from campaign.fingerprint import bucket, candidate_id, describe, is_crystal, same_structure, space_group
+from campaign.references.fingerprint import (
+    bucket,
+    candidate_id,
+    describe,
+    is_crystal,
+    same_structure,
+    space_group,
+)
 
 
 def rocksalt(a: float = 5.6, one: str = "Na", other: str = "Cl") -> Structure:
@@ -96,7 +103,7 @@ def test_same_structure_forgives_distortion_and_scale_and_nothing_else():
 
 
 def test_ids_of_real_crystals_tell_them_apart(data_dir):
-    from campaign.reference import read_reference
+    from campaign.references.entries import read_reference
 
     entries = list(read_reference(["mp_val.parquet"], base_dir=data_dir))[::20]
     found: dict[str, Structure] = {}

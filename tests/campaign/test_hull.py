@@ -8,8 +8,8 @@ from pymatgen.core import Composition
 from strategies import compositions
 
 from campaign.errors import ReferenceDataError
-from campaign.hull import ReferenceHull
-from campaign.reference import ReferenceEntry, read_reference
+from campaign.references.entries import ReferenceEntry, read_reference
+from campaign.references.hull import ReferenceHull
 
 
 def entry(formula: str, energy: float | None, name: str = "") -> ReferenceEntry:

@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from campaign.run_folder import RunFolder
-from campaign.status import result_rows
 from campaign.templates import template_text
+from campaign.views.status import result_rows
 
 TESTS = Path(__file__).resolve().parents[1]
 KILLS = 10

@@ -19,10 +19,15 @@ from pool_tasks import add, describe, fail, nap, run_program
 from pool_waiting import pids_in, runs, until
 
 from campaign.errors import SiteError
-from campaign.parsl_pools import HEARTBEAT_PERIOD_S, HEARTBEAT_THRESHOLD_S, ParslPools, packages_parent
-from campaign.pools import failure_cause
-from campaign.preflight import compare, preflight, probe
-from campaign.processes import MARKER, carrying
+from campaign.parallel.parsl_pools import (
+    HEARTBEAT_PERIOD_S,
+    HEARTBEAT_THRESHOLD_S,
+    ParslPools,
+    packages_parent,
+)
+from campaign.parallel.pools import failure_cause
+from campaign.parallel.preflight import compare, preflight, probe
+from campaign.parallel.processes import MARKER, carrying
 from campaign.site import Site
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills and orphans are Linux's here")

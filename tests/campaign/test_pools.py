@@ -9,14 +9,14 @@ import pytest
 from pool_tasks import add, describe, fail, nap, run_program
 from pool_waiting import pids_in, runs, until
 
-from campaign.pooling import PoolLostError, worker_environment
-from campaign.pools import (
+from campaign.parallel.pooling import PoolLostError, worker_environment
+from campaign.parallel.pools import (
     ProcessPools,
     ThreadPools,
     classify_exception,
     failure_cause,
 )
-from campaign.processes import MARKER, alive, carrying, end_carrying, end_orphans, new_marker
+from campaign.parallel.processes import MARKER, alive, carrying, end_carrying, end_orphans, new_marker
 from campaign.site import PoolSize
 
 SIZES = {name: PoolSize(workers=n, cores_per_worker=1) for name, n in {"gpu": 1, "cpu": 2, "dft": 2}.items()}

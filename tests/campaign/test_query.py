@@ -12,8 +12,8 @@ import pytest
 
 from campaign.errors import QueryError
 from campaign.query import EXAMPLES, parse_fields, parse_filter, parse_sort
+from campaign.storage.schema import INDEXES
 from campaign.store import CampaignStore, StoreConfig
-from campaign.store_schema import INDEXES
 
 STATES = ["sampled", "screened", "rejected", "selected", "labelled"]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from pymatgen.core import Lattice, Structure
 
 from campaign.errors import ComponentError
-from campaign.screening import (
+from campaign.screens.funnel import (
     Screen,
     ScreenContext,
     ScreenItem,
@@ -24,7 +24,7 @@ from campaign.screening import (
     run_segment,
     segments,
 )
-from campaign.screens import DEFAULT_SCREEN, SCREENS
+from campaign.screens.registry import DEFAULT_SCREEN, SCREENS
 
 
 def cube(a: float, symbol: str = "Ca") -> Structure:
@@ -137,8 +137,8 @@ def test_no_candidates_no_outcomes():
     [
         ("min_distanc", "unknown screen.*min_distance"),
         ("no_such_module_here:SCREEN", "does not import"),
-        (f"{HERE}:NO_SCREEN", "no campaign.screening.Screen"),
-        (f"{HERE}:ABSENT", "no campaign.screening.Screen"),
+        (f"{HERE}:NO_SCREEN", "no campaign.screens.funnel.Screen"),
+        (f"{HERE}:ABSENT", "no campaign.screens.funnel.Screen"),
     ],
 )
 def test_unknown_screens_are_refused(kind, message):
@@ -201,7 +201,8 @@ def test_every_screen_documents_itself():
 def test_importing_screens_is_light():
     heavy = ("torch", "atomate2", "jobflow", "pymatgen", "models", "flows", "chgnet")
     code = (
-        "import sys, campaign.screens, campaign.reference, campaign.hull, campaign.fingerprint; "
+        "import sys, campaign.screens.registry, campaign.references.entries, campaign.references.hull; "
+        "import campaign.references.fingerprint; "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from strategies import descriptions, shaken, structures
 
-from campaign.reference import read_reference
-from campaign.screening import Outcome, ScreenContext, ScreenItem, run_segment
-from campaign.screens_geometry import closest_pair
+from campaign.references.entries import read_reference
+from campaign.screens.funnel import Outcome, ScreenContext, ScreenItem, run_segment
+from campaign.screens.geometry import closest_pair
 
 
 def crystal(group: str, a: float, species: list[str], sites: list[list[float]]) -> Structure:

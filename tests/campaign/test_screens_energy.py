@@ -11,10 +11,10 @@ from strategies import shaken
 from test_screens import caesium_chloride, mg2si
 
 from campaign.errors import ReferenceDataError
-from campaign.hull import hull_of
-from campaign.reference import ReferenceSet, read_reference
-from campaign.screening import ScreenContext, ScreenItem, run_segment
-from campaign.screens import DEFAULT_SCREEN
+from campaign.references.entries import ReferenceSet, read_reference
+from campaign.references.hull import hull_of
+from campaign.screens.funnel import ScreenContext, ScreenItem, run_segment
+from campaign.screens.registry import DEFAULT_SCREEN
 
 torch = pytest.importorskip("torch")
 
@@ -134,7 +134,7 @@ def test_the_hull_is_built_once_per_reference(context):
 
 
 def test_default_screen_end_to_end(context):
-    from campaign.screening import segments
+    from campaign.screens.funnel import segments
 
     alive = [
         ScreenItem("known", mg2si(6.2)),

@@ -17,8 +17,8 @@ from mongo_server import free_port
 from pydantic import ValidationError
 
 from campaign.errors import QueryError, StoreError, StoreUnreachableError, StoreVersionError
+from campaign.storage.schema import META, STORE_VERSION
 from campaign.store import CampaignStore, StoreConfig, embedded_path
-from campaign.store_schema import META, STORE_VERSION
 
 DATABASES = itertools.count()
 

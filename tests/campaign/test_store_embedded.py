@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from campaign.errors import StoreError, StoreFullError, StoreUnreachableError, StoreVersionError
-from campaign.sqlite_documents import SqliteDocuments
-from campaign.sqlite_file import network_file_system
-from campaign.sqlite_pushdown import expression, push
+from campaign.storage.search import Search
+from campaign.storage.sqlite_documents import SqliteDocuments
+from campaign.storage.sqlite_file import network_file_system
+from campaign.storage.sqlite_pushdown import expression, push
 from campaign.store import CampaignStore, StoreConfig
-from campaign.store_search import Search
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -11,7 +11,7 @@ from maggma.core import Sort, StoreError
 from maggma.stores.mongolike import MongoStore
 from monty.json import MontyDecoder
 
-from campaign.sqlite_store import SQLiteStore
+from campaign.storage.sqlite_store import SQLiteStore
 
 
 @pytest.fixture(params=["sqlite", "mongo"])

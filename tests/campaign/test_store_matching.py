@@ -8,12 +8,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from campaign.dotted import MISSING, group_value, project, set_at, values_at
 from campaign.errors import CampaignError, QueryError, StoreError
-from campaign.matching import compile_filter
-from campaign.mongo_documents import MongoDocuments
-from campaign.sqlite_documents import SqliteDocuments
-from campaign.store_search import Search
+from campaign.storage.dotted import MISSING, group_value, project, set_at, values_at
+from campaign.storage.matching import compile_filter
+from campaign.storage.mongo_documents import MongoDocuments
+from campaign.storage.search import Search
+from campaign.storage.sqlite_documents import SqliteDocuments
 
 INDEXED = ("a", "b", "a.b", "c.a.b")
 

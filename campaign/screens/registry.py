@@ -5,11 +5,11 @@ A new screen is one function with its options and one line here.
 
 from __future__ import annotations
 
-from campaign.screening import Named, Screen
-from campaign.screens_chemistry import CHARGE_NEUTRALITY, COMPOSITION
-from campaign.screens_energy import E_ABOVE_HULL, RELAX
-from campaign.screens_geometry import DENSITY, MIN_DISTANCE, SPACE_GROUP, VOLUME
-from campaign.screens_identity import DUPLICATES, NOVELTY
+from campaign.screens.chemistry import CHARGE_NEUTRALITY, COMPOSITION
+from campaign.screens.energy import E_ABOVE_HULL, RELAX
+from campaign.screens.funnel import Named, Screen
+from campaign.screens.geometry import DENSITY, MIN_DISTANCE, SPACE_GROUP, VOLUME
+from campaign.screens.identity import DUPLICATES, NOVELTY
 
 SCREENS: dict[str, Screen] = {
     screen.kind: screen

@@ -1,6 +1,6 @@
 """SQLiteStore: a durable maggma Store in one local file, for jobflow's JobStore and maggma's builders.
 
-Documents become plain JSON on the way in (`campaign.plain`): dates come back as ISO 8601 text.
+Documents become plain JSON on the way in (`campaign.storage.plain`): dates come back as ISO 8601 text.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from maggma.core import Sort, Store, StoreError
 from maggma.core.store import DateTimeFormat
 from monty.json import jsanitize
 
-from campaign.dotted import MISSING, group_key, group_value, set_at, values_at
-from campaign.sqlite_documents import SqliteDocuments
-from campaign.store_search import Search
+from campaign.storage.dotted import MISSING, group_key, group_value, set_at, values_at
+from campaign.storage.search import Search
+from campaign.storage.sqlite_documents import SqliteDocuments
 
 Criteria = dict[str, Any] | None
 Properties = dict[str, Any] | list[str] | None

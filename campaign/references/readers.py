@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 from campaign.errors import ReferenceDataError
-from campaign.reference import RawCrystal
-from campaign.reference_parse import (
+from campaign.references.entries import RawCrystal
+from campaign.references.parse import (
     FORMATION_KEYS,
     HULL_KEYS,
     ID_KEYS,

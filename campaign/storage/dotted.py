@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from campaign.errors import QueryError, StoreError
-from campaign.plain import encode
+from campaign.storage.plain import encode
 
 MISSING: Final = object()
 """Stands for a field that a document does not have; differs from a field that is null."""

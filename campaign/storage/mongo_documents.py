@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from campaign.dotted import check_fields, group_key
 from campaign.errors import QueryError, StoreError, StoreFullError, StoreUnreachableError
-from campaign.matching import compile_filter
-from campaign.plain import plain
-from campaign.store_config import redact
-from campaign.store_search import Filter, Search
+from campaign.storage.config import redact
+from campaign.storage.dotted import check_fields, group_key
+from campaign.storage.matching import compile_filter
+from campaign.storage.plain import plain
+from campaign.storage.search import Filter, Search
 
 _DUPLICATE_KEY = 11000
 _OUT_OF_DISK = 14031

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from campaign.dotted import MISSING, order, rank, reached
 from campaign.errors import QueryError
+from campaign.storage.dotted import MISSING, order, rank, reached
 
 Predicate = Callable[[Any], bool]
 """Says whether one value, or MISSING, fits."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from pymatgen.core import Structure
 
-    from campaign.hull import ReferenceHull
-    from campaign.reference import ReferenceSet
+    from campaign.references.entries import ReferenceSet
+    from campaign.references.hull import ReferenceHull
 
 
 class ScreenOptions(BaseModel):
@@ -101,7 +101,7 @@ class ScreenContext:
     surrogate: SurrogateLike | None = None
     """The campaign's universal potential."""
     earlier: Mapping[str, Sequence[tuple[str, Structure]]] = field(default_factory=dict)
-    """(id, structure) of accepted candidates of earlier rounds, by `campaign.fingerprint.bucket`."""
+    """(id, structure) of accepted candidates of earlier rounds, by `campaign.references.fingerprint.bucket`."""
     seed: int = 0
     """For screens that draw."""
     elements: tuple[str, ...] = ()
@@ -135,7 +135,7 @@ class ScreenContext:
             ComponentError: There is no reference.
             ReferenceDataError: It holds no energies.
         """
-        from campaign.hull import hull_of
+        from campaign.references.hull import hull_of
 
         return hull_of(self.need_reference())
 
@@ -205,7 +205,7 @@ def resolve_screen(kind: str) -> Screen:
     Raises:
         ComponentError: No such screen.
     """
-    from campaign.screens import SCREENS
+    from campaign.screens.registry import SCREENS
 
     if kind in SCREENS:
         return SCREENS[kind]
@@ -224,7 +224,7 @@ def resolve_screen(kind: str) -> Screen:
             f"screen {kind!r} does not import ({type(error).__name__}: {error})", allowed=sorted(SCREENS)
         ) from error
     if not isinstance(found, Screen):
-        raise ComponentError(f"screen {kind!r} is no campaign.screening.Screen", value=found)
+        raise ComponentError(f"screen {kind!r} is no campaign.screens.funnel.Screen", value=found)
     return found
 
 

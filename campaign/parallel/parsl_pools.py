@@ -8,7 +8,7 @@ What is done differently from Parsl's defaults, and why:
   being idle. Parsl's own rule takes one failed block as the end of the executor; ours only blocks that never
   started.
 * The interchange runs in a session of its own (Ctrl-C) and is bound to the driver's life; each block runs
-  under a warden (`campaign.processes`).
+  under a warden (`campaign.parallel.processes`).
 * Interpreter and scripts are named by absolute path, so neither PATH nor an activated environment matters.
 * Parsl's log goes to `parsl.log` in the run's folder from INFO on, five files of 5 MB at most.
 """
@@ -46,8 +46,8 @@ from parsl.launchers import SimpleLauncher
 from parsl.providers import LocalProvider
 
 from campaign.errors import SiteError
-from campaign.pooling import PoolLostError, relay, settle, site_sizes, worker_environment
-from campaign.processes import (
+from campaign.parallel.pooling import PoolLostError, relay, settle, site_sizes, worker_environment
+from campaign.parallel.processes import (
     MARKER,
     detached_command,
     end_carrying,
@@ -69,7 +69,7 @@ _BLOCKS_WITHOUT_START = 3
 
 def packages_parent() -> Path:
     """Return the folder that this process's `campaign`, and hopefully `models` and `flows`, come from."""
-    return Path(__file__).resolve().parent.parent
+    return Path(__file__).resolve().parents[2]
 
 
 def _worker_init(site: Site, size: PoolSize, marker: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from campaign.errors import ReferenceDataError
-from campaign.reference import ReferenceEntry, ReferenceSet
+from campaign.references.entries import ReferenceEntry, ReferenceSet
 
 if TYPE_CHECKING:
     from pymatgen.analysis.phase_diagram import PhaseDiagram

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Filter = Mapping[str, Any]
-"""A MongoDB filter; the operators are `campaign.matching.OPERATORS`."""
+"""A MongoDB filter; the operators are `campaign.storage.matching.OPERATORS`."""
 
 Sort = Sequence[tuple[str, int]]
 """Dotted fields with 1 (ascending) or -1 (descending), the most important first."""

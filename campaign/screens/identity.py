@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from campaign.fingerprint import bucket, candidate_id, reduced, same_reduced
-from campaign.reference import ReferenceSet
-from campaign.screening import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
+from campaign.references.entries import ReferenceSet
+from campaign.references.fingerprint import bucket, candidate_id, reduced, same_reduced
+from campaign.screens.funnel import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

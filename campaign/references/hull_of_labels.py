@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from campaign.errors import ReferenceDataError
-from campaign.hull import ReferenceHull
-from campaign.reference import ReferenceEntry
+from campaign.references.entries import ReferenceEntry
+from campaign.references.hull import ReferenceHull
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition

@@ -10,8 +10,8 @@ from typing import Any
 
 from campaign.errors import ComponentError
 from campaign.run_folder import write_atomic
-from campaign.status import result_rows
 from campaign.store import CampaignStore
+from campaign.views.status import result_rows
 
 FORMATS = ("cif", "extxyz", "json", "csv")
 

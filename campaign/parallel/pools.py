@@ -22,8 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from campaign.pooling import site_sizes, worker_environment
-from campaign.processes import MARKER, end_carrying, new_marker, start_worker
+from campaign.parallel.pooling import site_sizes, worker_environment
+from campaign.parallel.processes import MARKER, end_carrying, new_marker, start_worker
 from campaign.site import PoolSize, Site
 
 PoolKind = Literal["parsl", "processes", "threads"]
@@ -67,7 +67,7 @@ def open_pools(site: Site, run_dir: Path, kind: PoolKind = "parsl") -> Pools:
         SiteError: A pool cannot be sized or does not start.
     """
     if kind == "parsl":
-        from campaign.parsl_pools import ParslPools
+        from campaign.parallel.parsl_pools import ParslPools
 
         return ParslPools(site, run_dir)
     sizes = site_sizes(site)

@@ -217,7 +217,7 @@ def _words(process: psutil.Process) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as `python -P processes.py warden|detached ... -- command`; return the exit code."""
-    parser = argparse.ArgumentParser(prog="campaign.processes")
+    parser = argparse.ArgumentParser(prog="campaign.parallel.processes")
     parser.add_argument("role", choices=["warden", "detached"])
     parser.add_argument("--driver-pid", type=int, required=True)
     parser.add_argument("--driver-start", type=float, default=0.0)

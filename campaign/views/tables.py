@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from campaign.status import FUNNEL
+from campaign.views.status import FUNNEL
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:

@@ -1,6 +1,6 @@
 """Parquet tables and JSON documents of reference phases -> `ReferenceEntry` rows, each one checked.
 
-The layouts are described in `campaign.reference_readers`.
+The layouts are described in `campaign.references.readers`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaign.errors import ReferenceDataError
-from campaign.reference import RawCrystal, ReferenceEntry
+from campaign.references.entries import RawCrystal, ReferenceEntry
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ID_KEYS = ("material_id", "entry_id", "id", "file")
 FORMATION_KEYS = ("formation_energy_per_atom",)
 PREPARED = "prepared"
-"""The source of a file from `campaign.reference.prepare_reference`, which names its sources row by row."""
+"""The source of a file from `campaign.references.entries.prepare_reference`, which names its sources row by row."""
 
 HULL_KEYS = ("e_above_hull", "energy_above_hull")
 

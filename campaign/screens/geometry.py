@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from campaign.screening import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
+from campaign.screens.funnel import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -121,7 +121,7 @@ def _volume(item: ScreenItem, options: VolumeOptions, _context: ScreenContext) -
 
 
 def _space_group(item: ScreenItem, options: SpaceGroupOptions, _context: ScreenContext) -> Verdict:
-    from campaign.fingerprint import space_group
+    from campaign.references.fingerprint import space_group
 
     number = space_group(item.structure, options.symprec_ang)
     values = {"spacegroup": number}

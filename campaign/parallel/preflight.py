@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.errors import SiteError
-from campaign.pools import Pools, classify_exception
+from campaign.parallel.pools import Pools, classify_exception
 
 PACKAGES = ("campaign", "models", "flows")
 """The three packages; they must come from one folder, on every worker the same as in the driver."""

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from campaign.dotted import (
+from campaign.errors import StoreError
+from campaign.storage.dotted import (
     MISSING,
     check_fields,
     group_key,
@@ -26,13 +27,12 @@ from campaign.dotted import (
     set_at,
     sort_documents,
 )
-from campaign.errors import StoreError
-from campaign.matching import compile_filter
-from campaign.plain import MAX_BYTES, decode, encode
-from campaign.sqlite_file import SqliteFile
-from campaign.sqlite_pushdown import expression, json_path, odd_condition, push
-from campaign.store_schema import LARGE_COLLECTIONS
-from campaign.store_search import Filter, Search, Sort
+from campaign.storage.matching import compile_filter
+from campaign.storage.plain import MAX_BYTES, decode, encode
+from campaign.storage.schema import LARGE_COLLECTIONS
+from campaign.storage.search import Filter, Search, Sort
+from campaign.storage.sqlite_file import SqliteFile
+from campaign.storage.sqlite_pushdown import expression, json_path, odd_condition, push
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 _CHUNK = 256

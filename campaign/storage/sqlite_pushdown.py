@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from campaign.matching import is_operators
+from campaign.storage.matching import is_operators
 
 _PART = re.compile(r"[A-Za-z_@][A-Za-z0-9_@ -]*\Z")
 _SAFE_INTEGER = 2**53

@@ -1,7 +1,7 @@
 """Reference crystals: what is already known about a chemistry.
 
 They serve three purposes: prototypes for generators, training data for models, and phases that candidates
-compete with (see `campaign.hull`). `read_reference` reads any of the supported sources once, at launch;
+compete with (see `campaign.references.hull`). `read_reference` reads any of the supported sources once, at launch;
 `prepare_reference` writes what it read into the run folder as one Parquet file with a checksum; workers call
 `load_prepared`, which reads that file once per process. Crystals are kept as plain arrays and become pymatgen
 Structures only when somebody asks for one, so that 20,000 of them are read in a second.
@@ -174,14 +174,14 @@ class ReferenceSet:
         ]
 
     def in_bucket(self, bucket: str) -> list[ReferenceEntry]:
-        """Return the entries that hold a crystal in a bucket of `campaign.fingerprint`."""
+        """Return the entries that hold a crystal in a bucket of `campaign.references.fingerprint`."""
         return self._by_bucket.get(bucket, [])
 
     @cached_property
     def _by_bucket(self) -> dict[str, list[ReferenceEntry]]:
         from pymatgen.core import Element
 
-        from campaign.fingerprint import formula_of_counts
+        from campaign.references.fingerprint import formula_of_counts
 
         index: dict[str, list[ReferenceEntry]] = {}
         for entry in self.entries:
@@ -214,7 +214,7 @@ def read_reference(
     Args:
         sources: Each one is `builtin:quickstart`, `materials-project` (for the given elements) or
             `materials-project:Ca-Mg-Si`, a `.parquet`, `.json` or `.json.gz` file, a `.cif` file or a folder
-            of CIFs (see `campaign.reference_readers` for their layouts).
+            of CIFs (see `campaign.references.readers` for their layouts).
         base_dir: Folder that relative paths start from.
         elements: The campaign's elements; only `materials-project` asks for them, files are read whole.
         hull_sources: Sources of formation energies for the hull. Then theirs alone make the hull, and only
@@ -226,7 +226,7 @@ def read_reference(
     Raises:
         ReferenceDataError: A source is missing, of an unknown kind, or gives nothing usable at all.
     """
-    from campaign import reference_readers
+    from campaign.references import readers as reference_readers
 
     entries: list[ReferenceEntry] = []
     set_aside: list[tuple[str, str]] = []
@@ -317,7 +317,7 @@ def file_sha256(path: Path) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, mtime_ns: int, size: int) -> ReferenceSet:  # noqa: ARG001 - parts of the cache's key
-    from campaign import reference_parse
+    from campaign.references import parse as reference_parse
 
     checksum = path.with_name(f"{path.name}.sha256")
     if checksum.is_file() and checksum.read_text(encoding="utf-8").split()[0] != file_sha256(path):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.live import Live
 
-from campaign.status import summary
-from campaign.tables import status_view
+from campaign.views.status import summary
+from campaign.views.tables import status_view
 
 if TYPE_CHECKING:
     from campaign.config import CampaignConfig

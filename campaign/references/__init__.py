@@ -1,0 +1,1 @@
+"""References: known crystals, their hull, and what makes two crystals the same."""

@@ -1,0 +1,1 @@
+"""Screens: one function per test that a candidate has to pass; `registry` names them."""

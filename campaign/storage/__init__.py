@@ -1,0 +1,1 @@
+"""Storage: the documents of a campaign on SQLite or MongoDB, behind `campaign.store`."""

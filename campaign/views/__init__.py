@@ -1,0 +1,1 @@
+"""Views: what people look at, read from the store and never written to it."""
