@@ -59,9 +59,9 @@ def slow(folder: Path) -> dict:
 
 
 def wait_until(condition: Callable[[], object], running: subprocess.Popen[str]) -> None:
-    for _ in range(900):
+    for _ in range(4500):
         if condition():
             return
         assert running.poll() is None, running.communicate()
-        time.sleep(0.1)
+        time.sleep(0.02)
     raise AssertionError("it did not come to that within 90 s")
