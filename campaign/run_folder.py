@@ -141,12 +141,19 @@ def find_run(path: Path) -> RunFolder:
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, sees the old or the new content and nothing between.
 
+    What is there and is no file, such as /dev/stdout, is written to and not replaced.
+
     Raises:
         StoreFullError: No space is left on the device.
         StoreUnreachableError: There is no such folder, or no permission.
     """
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    path = path if special else path.resolve()  # a link is followed, not replaced
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if special:
+            path.write_text(text, encoding="utf-8")
+            return
         with temporary.open("w", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()

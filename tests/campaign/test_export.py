@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.io import read
-from command_line import campaign
+from command_line import campaign, process
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
@@ -88,3 +88,18 @@ def test_export_again_replaces_what_was_written(run: RunFolder, tmp_path: Path):
     assert exported(run, "csv", tmp_path / "x.csv").read_text() == first
     names = sorted(file.name for file in exported(run, "cif", tmp_path / "c").iterdir())
     assert sorted(file.name for file in exported(run, "cif", tmp_path / "c").iterdir()) == names
+
+
+def test_a_device_or_a_link_is_written_to_and_not_replaced(run: RunFolder, tmp_path: Path):
+    printed = process("export", run.path, "--format", "csv", "--output", "/dev/stdout")
+    assert printed.code == 0, printed.err
+    assert printed.out.startswith("formula,")
+    assert printed.out.count("\n") == 6 + 2, "header, candidates, and the line that says so"
+    link, file = tmp_path / "link.csv", tmp_path / "file.csv"
+    file.touch()
+    link.symlink_to(file)
+    exported(run, "csv", link)
+    assert link.is_symlink()
+    assert file.read_text().startswith("formula,")
+    assert "no space left" in process("export", run.path, "--format", "csv", "--output", "/dev/full").error
+    assert Path("/dev/full").is_char_device()
