@@ -11,7 +11,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import mongo_server
 import pytest
+import yaml
 from command_line import campaign, process, start
 from mistakes import slow, wait_until, written
 from test_driver import executions, labels_of, small_campaign
@@ -96,6 +98,42 @@ def test_a_full_disk_ends_the_driver_and_loses_nothing(small_disk: Path, tmp_pat
     times = Counter(one["folder"] for one in executions(tmp_path))
     assert len(times) == 9
     assert sum(times.values()) <= 10, "only the one job that could not write its result was repeated"
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_ends_the_driver_and_loses_nothing(tmp_path: Path, run: RunFolder):
+    binary = mongo_server.find_mongod()
+    if binary is None:
+        pytest.skip("no mongod")
+    (tmp_path / "db").mkdir()
+    server = mongo_server.start(binary, tmp_path / "db", mongo_server.free_port())
+    try:
+        file = small_campaign(tmp_path, labels=slow(tmp_path))
+        document = yaml.safe_load(file.read_text())
+        file.write_text(yaml.safe_dump({**document, "store": {"kind": "mongodb", "uri": server.uri}}))
+        running = start("launch", file, "--pools", "threads")
+        try:
+            wait_until(lambda: len(executions(tmp_path)) >= 4, running)
+            mongo_server.kill(server)
+            _, err = running.communicate(timeout=120)
+        finally:
+            running.kill()
+        assert running.returncode == 2, err[-3000:]
+        (line,) = err.splitlines()
+        assert "no answer from the MongoDB server" in line or "the MongoDB server" in line
+        assert "cure:" in line
+        assert "no answer" in campaign("resume", file, "--pools", "threads").error
+        assert "no answer" in campaign("status", file).error
+
+        server = mongo_server.start(binary, tmp_path / "db", server.port)
+        ran = process("resume", file, "--pools", "threads")
+        assert ran.code == 0, ran.err
+        assert labels_of(RunFolder(tmp_path / "small")) == labels_of(run)
+        folders = [one["folder"] for one in executions(tmp_path)]
+        assert len(set(folders)) == 9
+        assert len(folders) == 9, "a result that the driver could not record is found in its folder"
+    finally:
+        mongo_server.kill(server)
 
 
 @pytest.mark.slow
