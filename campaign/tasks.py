@@ -71,8 +71,9 @@ def screen(task: Task) -> Result:
     """
     from pymatgen.core import Structure
 
-    from campaign.references.entries import load_prepared
-    from campaign.screens.funnel import ScreenContext, ScreenItem, run_segment
+    from campaign.references.library import load_prepared
+    from campaign.screens.contract import ScreenContext, ScreenItem
+    from campaign.screens.funnel import run_segment
 
     items = [
         ScreenItem(one["id"], Structure.from_dict(one["structure"]), one["values"]) for one in task["items"]
@@ -188,7 +189,7 @@ def _model(role: str, kind: str, checkpoint: str) -> Any:
 
 @lru_cache(maxsize=2)
 def _hull(reference: str) -> Any:
-    from campaign.references.entries import load_prepared
     from campaign.references.hull import ReferenceHull
+    from campaign.references.library import load_prepared
 
     return ReferenceHull(load_prepared(Path(reference)).hull_entries)

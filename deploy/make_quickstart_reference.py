@@ -36,7 +36,7 @@ from pymatgen.core import Element, Lattice, Structure
 from campaign.references.entries import ReferenceEntry
 from campaign.references.fingerprint import bucket, candidate_id, reduced, same_reduced, space_group
 from campaign.references.hull import ReferenceHull
-from campaign.screens.funnel import SurrogateLike
+from campaign.screens.contract import SurrogateLike
 from campaign.screens.geometry import closest_pair
 
 HOME = ("Ca", "Mg", "Si")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from campaign.screens.funnel import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
+from campaign.screens.contract import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
 
 METALLOIDS = frozenset({"B", "Si", "Ge", "As", "Sb", "Te"})
 """Elements that form intermetallic phases though they are no metals."""

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from campaign.errors import ReferenceDataError
-from campaign.screens.funnel import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict
+from campaign.screens.contract import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict
 
 
 class RelaxOptions(ScreenOptions):

@@ -1,173 +1,34 @@
-"""The screening funnel: what a screen is, and how a list of screens is applied to a chunk of candidates.
+"""The screening funnel: how a list of screens is applied to a chunk of candidates.
 
-A screen looks at candidates one by one (scope `candidate`) or compares them with one another (scope
-`campaign`). Consecutive screens of the first kind form a segment that runs in parallel over chunks; one of
-the second kind stands alone and sees everything at once. Within a segment the funnel is sequential: only what
-a screen lets through reaches the next, so that cheap screens belong before dear ones.
-
-The screens themselves are in `campaign.screens_*`; `SCREENS` names them. A user's own screen is a `Screen`
-object named by its import path, `package.module:NAME`.
+Consecutive screens that look at candidates one by one form a segment that runs in parallel over chunks; one that
+compares them with one another stands alone and sees everything at once. Within a segment the funnel is sequential:
+only what a screen lets through reaches the next, so that cheap screens belong before dear ones.
 """
 
 from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from campaign.errors import CampaignError, ComponentError, ReferenceDataError
+from campaign.errors import ComponentError
+from campaign.screens.contract import (
+    SETUP_ERRORS,
+    Named,
+    Screen,
+    ScreenContext,
+    ScreenItem,
+    ScreenOptions,
+    Verdict,
+    error_verdict,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
     from pymatgen.core import Structure
-
-    from campaign.references.entries import ReferenceSet
-    from campaign.references.hull import ReferenceHull
-
-
-class ScreenOptions(BaseModel):
-    """Base of every screen's options: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SurrogateLike(Protocol):
-    """What screens ask of a universal potential; see `models.surrogates.base`."""
-
-    @property
-    def version(self) -> str:
-        """Name and version of the potential."""
-        ...
-
-    def energies(self, structures: Sequence[Structure]) -> np.ndarray:
-        """Return energies (n_crystals,) [eV/atom]."""
-        ...
-
-    def relax(
-        self,
-        structures: Sequence[Structure],
-        *,
-        fix_symmetry: bool,
-        max_steps: int,
-        fmax_ev_per_ang: float,
-        relax_cell: bool = True,
-        symprec: float = 0.1,
-    ) -> Sequence[Any]:
-        """Relax crystals together."""
-        ...
-
-    def formation_energies(
-        self, structures: Sequence[Structure], energies: Sequence[float] | np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return formation energies (n_crystals,) [eV/atom]."""
-        ...
-
-
-@dataclass(eq=False)
-class ScreenItem:
-    """A candidate as a screen sees it."""
-
-    candidate_id: str
-    structure: Structure
-    """As sampled, or as the screens before have left it."""
-    values: dict[str, Any] = field(default_factory=dict)
-    """What earlier screens have found out; the screen reads and does not write it."""
-
-
-@dataclass(eq=False)
-class Verdict:
-    """What a screen says about one candidate."""
-
-    passed: bool
-    reason: str = ""
-    """Why not, in one line with the figure and the limit."""
-    values: dict[str, Any] = field(default_factory=dict)
-    """Flat figures to keep with the candidate; names without dots."""
-    structure: Structure | None = None
-    """Replaces the candidate's structure from here on."""
-
-
-@dataclass(eq=False)
-class ScreenContext:
-    """What screens may ask for besides the candidates."""
-
-    reference: ReferenceSet | None = None
-    """Known phases."""
-    surrogate: SurrogateLike | None = None
-    """The campaign's universal potential."""
-    earlier: Mapping[str, Sequence[tuple[str, Structure]]] = field(default_factory=dict)
-    """(id, structure) of accepted candidates of earlier rounds, by `campaign.references.fingerprint.bucket`."""
-    seed: int = 0
-    """For screens that draw."""
-    elements: tuple[str, ...] = ()
-    """The campaign's elements; empty for no limit."""
-
-    def need_reference(self) -> ReferenceSet:
-        """Return the reference.
-
-        Raises:
-            ComponentError: There is none.
-        """
-        if self.reference is None:
-            raise ComponentError("a screen needs reference data", cure="fill in the reference block")
-        return self.reference
-
-    def need_surrogate(self) -> SurrogateLike:
-        """Return the surrogate.
-
-        Raises:
-            ComponentError: There is none.
-        """
-        if self.surrogate is None:
-            raise ComponentError("a screen needs a surrogate", cure="fill in the surrogate block")
-        return self.surrogate
-
-    @cached_property
-    def hull(self) -> ReferenceHull:
-        """The hull of the reference, built when first asked for.
-
-        Raises:
-            ComponentError: There is no reference.
-            ReferenceDataError: It holds no energies.
-        """
-        from campaign.references.hull import hull_of
-
-        return hull_of(self.need_reference())
-
-
-ScreenFunction = Callable[[Sequence[ScreenItem], Any, ScreenContext], list[Verdict]]
-
-
-@dataclass(frozen=True)
-class Screen:
-    """One kind of screen."""
-
-    kind: str
-    """Its name in campaign.yaml."""
-    scope: Literal["candidate", "campaign"]
-    """Whether candidates are judged one by one or against one another."""
-    options: type[ScreenOptions]
-    """Model of its options."""
-    function: ScreenFunction
-    """(items, options, context) -> one verdict per item, in order."""
-    summary: str
-    """One line for users."""
-    needs_surrogate: bool = False
-    needs_reference: bool = False
-    pool: Literal["cpu", "gpu"] = "cpu"
-    """Pool that its work fits best."""
-
-
-SETUP_ERRORS = (ComponentError, ReferenceDataError)
-"""Raised by a screen when the campaign is set up wrongly: no candidate is to blame, so none is rejected."""
-
-Named = tuple[str, Mapping[str, Any]]
-"""A screen as campaign.yaml names it: (kind, options)."""
 
 
 @dataclass(eq=False)
@@ -224,7 +85,7 @@ def resolve_screen(kind: str) -> Screen:
             f"screen {kind!r} does not import ({type(error).__name__}: {error})", allowed=sorted(SCREENS)
         ) from error
     if not isinstance(found, Screen):
-        raise ComponentError(f"screen {kind!r} is no campaign.screens.funnel.Screen", value=found)
+        raise ComponentError(f"screen {kind!r} is no campaign.screens.contract.Screen", value=found)
     return found
 
 
@@ -332,23 +193,6 @@ def _apply(verdict: Verdict, kind: str, seconds: float, item: ScreenItem, outcom
         outcome.passed, outcome.rejected_by, outcome.reason = False, kind, verdict.reason
 
 
-def one_by_one(judge: Callable[[ScreenItem, Any, ScreenContext], Verdict]) -> ScreenFunction:
-    """Make a screen function from one that judges a single candidate; an error rejects that one only."""
-
-    def function(items: Sequence[ScreenItem], options: Any, context: ScreenContext) -> list[Verdict]:
-        verdicts = []
-        for item in items:
-            try:
-                verdicts.append(judge(item, options, context))
-            except SETUP_ERRORS:
-                raise
-            except Exception as error:  # whatever a strange crystal provokes must not harm its neighbours
-                verdicts.append(_error(error))
-        return verdicts
-
-    return function
-
-
 def _judge(
     screen: Screen, items: Sequence[ScreenItem], options: ScreenOptions, context: ScreenContext
 ) -> list[Verdict]:
@@ -360,14 +204,9 @@ def _judge(
         raise
     except Exception as error:  # a screen may be the user's own
         if len(items) == 1 or screen.scope == "campaign":
-            return [_error(error) for _ in items]
+            return [error_verdict(error) for _ in items]
         return [verdict for item in items for verdict in _judge(screen, [item], options, context)]
     return verdicts
-
-
-def _error(error: Exception) -> Verdict:
-    text = error.one_line() if isinstance(error, CampaignError) else " ".join(str(error).split())
-    return Verdict(passed=False, reason=f"error: {type(error).__name__}: {text}"[:500])
 
 
 def _plain(value: Any) -> Any:

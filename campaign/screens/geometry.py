@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from campaign.screens.funnel import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
+from campaign.screens.contract import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from campaign.references.entries import ReferenceSet
 from campaign.references.fingerprint import bucket, candidate_id, reduced, same_reduced
-from campaign.screens.funnel import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
+from campaign.screens.contract import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

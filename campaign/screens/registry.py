@@ -6,8 +6,8 @@ A new screen is one function with its options and one line here.
 from __future__ import annotations
 
 from campaign.screens.chemistry import CHARGE_NEUTRALITY, COMPOSITION
+from campaign.screens.contract import Named, Screen
 from campaign.screens.energy import E_ABOVE_HULL, RELAX
-from campaign.screens.funnel import Named, Screen
 from campaign.screens.geometry import DENSITY, MIN_DISTANCE, SPACE_GROUP, VOLUME
 from campaign.screens.identity import DUPLICATES, NOVELTY
 

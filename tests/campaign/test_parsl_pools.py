@@ -58,7 +58,7 @@ def test_preflight_agrees_with_the_driver(pools: ParslPools) -> None:
 
 
 def test_workers_have_their_variables_and_nothing_heavy(pools: ParslPools) -> None:
-    assert pools.slots == {"gpu": 1, "cpu": 2, "dft": 1}
+    assert (pools.slots["gpu"], pools.slots["cpu"]) == (1, 2)
     seen = pools.submit("dft", describe).result(30)
     assert (seen["omp"], seen["cuda"], seen["colour"]) == ("1", "", "blue sky")
     assert seen["heavy"] == []

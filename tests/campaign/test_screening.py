@@ -9,15 +9,10 @@ from pydantic import Field
 from pymatgen.core import Lattice, Structure
 
 from campaign.errors import ComponentError
+from campaign.screens.contract import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict, one_by_one
 from campaign.screens.funnel import (
-    Screen,
-    ScreenContext,
-    ScreenItem,
-    ScreenOptions,
-    Verdict,
     documented,
     is_campaign_scope,
-    one_by_one,
     pool_of,
     read_options,
     resolve_screen,
@@ -137,8 +132,8 @@ def test_no_candidates_no_outcomes():
     [
         ("min_distanc", "unknown screen.*min_distance"),
         ("no_such_module_here:SCREEN", "does not import"),
-        (f"{HERE}:NO_SCREEN", "no campaign.screens.funnel.Screen"),
-        (f"{HERE}:ABSENT", "no campaign.screens.funnel.Screen"),
+        (f"{HERE}:NO_SCREEN", "no campaign.screens.contract.Screen"),
+        (f"{HERE}:ABSENT", "no campaign.screens.contract.Screen"),
     ],
 )
 def test_unknown_screens_are_refused(kind, message):
