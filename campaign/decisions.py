@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -271,22 +272,37 @@ def candidate_state(label: LabelState) -> str:
 def reference_phases(config: CampaignConfig, reference: ReferenceSet) -> list[ReferenceEntry]:
     """Return the phases whose labels put e_above_hull on the engine's scale: elements first.
 
+    A hull source may hold energies only; then the crystal comes from the crystals of the same formula, the lowest.
+
     Raises:
         ReferenceDataError: A terminal element, or a phase that the hull needs, has no crystal to compute.
     """
     elements = config.chemistry.elements
     within = reference.within(elements)
-    with_crystal = ReferenceHull([entry for entry in within.hull_entries if entry.structure is not None])
-    with_crystal.check(elements)
-    vertices = ReferenceHull(within.hull_entries).vertices(elements)
-    crystals = {entry.formula: entry for entry in with_crystal.vertices(elements)}
-    chosen = [entry for entry in with_crystal.vertices(elements) if len(entry.elements) == 1]
+    needed = ReferenceHull(within.hull_entries).vertices(elements)
     if config.labels.hull == "reference":
-        return chosen
-    missing = [entry.formula for entry in vertices if entry.formula not in crystals]
+        needed = [entry for entry in needed if len(entry.elements) == 1]
+    crystals = _lowest_crystals(within)
+    missing = [entry.formula for entry in needed if entry.raw is None and entry.formula not in crystals]
     if missing:
         raise ReferenceDataError(
             f"hull phases have an energy but no crystal to compute with the engine ({', '.join(missing[:8])})",
-            cure="add their crystals to reference.crystals, or set labels.hull: reference",
+            cure="add their crystals to reference.crystals"
+            + ("" if config.labels.hull == "reference" else ", or set labels.hull: reference"),
         )
-    return chosen + [entry for entry in vertices if len(entry.elements) > 1]
+    return [entry if entry.raw is not None else crystals[entry.formula] for entry in needed]
+
+
+def _lowest_crystals(reference: ReferenceSet) -> dict[str, ReferenceEntry]:
+    """Return formula -> the crystal with the lowest known energy; one without is taken only for want of another."""
+
+    def height(entry: ReferenceEntry) -> tuple[float, float, str]:
+        known = (entry.e_above_hull, entry.formation_energy_per_atom)
+        return (*(math.inf if value is None else value for value in known), entry.entry_id)
+
+    found: dict[str, ReferenceEntry] = {}
+    for entry in reference.with_structure:
+        known = found.get(entry.formula)
+        if known is None or height(entry) < height(known):
+            found[entry.formula] = entry
+    return found
