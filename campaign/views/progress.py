@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
 
+from campaign.errors import StoreError
 from campaign.views.status import summary
 from campaign.views.tables import status_view
 
@@ -73,12 +75,16 @@ class Progress:
             self._shown = current
 
     def end(self) -> None:
-        """Stop reporting."""
+        """Show the last state and stop reporting; a store that is gone is the driver's to tell, not ours."""
+        with contextlib.suppress(StoreError):
+            if self._live is not None and self._store is not None:
+                last = status_view(summary(self._store, self._name), self._slots, {})
+                self._live.update(last, refresh=True)
+            if not self._quiet:
+                self._print_events()
         if self._live is not None:
             self._live.stop()
             self._live = None
-        if not self._quiet and self._store is not None:
-            self._print_events()
         self._store = None
 
     def _print_events(self) -> None:
