@@ -163,10 +163,7 @@ class FixedCutoffGpaw(Calculator):
 @contextlib.contextmanager
 def _threads_held() -> Iterator[None]:
     """Keep BLAS and OpenMP to this worker's cores where the environment came too late to say so."""
-    try:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-    except ImportError:
-        yield
-        return
+    from threadpoolctl import threadpool_limits
+
     with threadpool_limits(cores_held()):
         yield
