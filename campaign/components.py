@@ -98,7 +98,7 @@ def reference_of(config: CampaignConfig, base_dir: Path) -> ReferenceSet:
     Raises:
         ReferenceDataError: A source is missing or cannot serve.
     """
-    from campaign.references.library import read_reference
+    from campaign.references.catalogue import read_reference
 
     return read_reference(
         config.reference.crystals,

@@ -32,7 +32,7 @@ from campaign.orders import OrderBook, model_roles
 from campaign.parallel.pools import PoolKind, open_pools
 from campaign.recording import Recorder
 from campaign.recovery import project, retry_failed, sweep, unmade_labels
-from campaign.references.library import file_sha256, load_prepared, prepare_reference
+from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
 from campaign.run_folder import RunFolder, default_run_folder, find_run
 from campaign.site import load_site
 from campaign.store import CampaignStore, embedded_path

@@ -71,7 +71,7 @@ def screen(task: Task) -> Result:
     """
     from pymatgen.core import Structure
 
-    from campaign.references.library import load_prepared
+    from campaign.references.catalogue import load_prepared
     from campaign.screens.contract import ScreenContext, ScreenItem
     from campaign.screens.funnel import run_segment
 
@@ -189,7 +189,7 @@ def _model(role: str, kind: str, checkpoint: str) -> Any:
 
 @lru_cache(maxsize=2)
 def _hull(reference: str) -> Any:
+    from campaign.references.catalogue import load_prepared
     from campaign.references.hull import ReferenceHull
-    from campaign.references.library import load_prepared
 
     return ReferenceHull(load_prepared(Path(reference)).hull_entries)

@@ -80,8 +80,8 @@ def training_sets(task: Mapping[str, Any]) -> Sets:
     """Return the crystals of a training task, split by formula with the campaign's split seed."""
     from pymatgen.core import Structure
 
+    from campaign.references.catalogue import load_prepared
     from campaign.references.hull import ReferenceHull
-    from campaign.references.library import load_prepared
     from models.data import LabelledStructure
     from models.splitting import split_by_composition
 

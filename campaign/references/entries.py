@@ -2,7 +2,7 @@
 
 They serve three purposes: prototypes for generators, training data for models, and phases that candidates
 compete with (see `campaign.references.hull`). Crystals are kept as plain arrays and become pymatgen Structures only
-when somebody asks for one, so that 20,000 of them are read in a second. `campaign.references.library` reads them.
+when somebody asks for one, so that 20,000 of them are read in a second. `campaign.references.catalogue` reads them.
 """
 
 from __future__ import annotations

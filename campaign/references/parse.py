@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ID_KEYS = ("material_id", "entry_id", "id", "file")
 FORMATION_KEYS = ("formation_energy_per_atom",)
 PREPARED = "prepared"
-"""The source of a file from `campaign.references.library.prepare_reference`, which names its sources row by row."""
+"""The source of a file from `campaign.references.catalogue.prepare_reference`, which names its sources row by row."""
 
 HULL_KEYS = ("e_above_hull", "energy_above_hull")
 

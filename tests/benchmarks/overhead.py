@@ -117,7 +117,7 @@ def _driver(folder: Path, pools: Any) -> Any:
     from campaign.orders import OrderBook, model_roles
     from campaign.recording import Recorder
     from campaign.recovery import project
-    from campaign.references.library import load_prepared, prepare_reference, read_reference
+    from campaign.references.catalogue import load_prepared, prepare_reference, read_reference
     from campaign.run_folder import RunFolder
 
     config, run = _config(), RunFolder(folder / "overhead")

@@ -11,8 +11,8 @@ def measure() -> list[dict[str, object]]:
     """Return one row per screen of the default list: how many came in, went on, and per second."""
     from pathlib import Path
 
+    from campaign.references.catalogue import read_reference
     from campaign.references.fingerprint import describe
-    from campaign.references.library import read_reference
     from campaign.screens.contract import ScreenContext, ScreenItem
     from campaign.screens.funnel import run_segment
     from campaign.screens.registry import DEFAULT_SCREEN

@@ -103,7 +103,7 @@ def test_same_structure_forgives_distortion_and_scale_and_nothing_else():
 
 
 def test_ids_of_real_crystals_tell_them_apart(data_dir):
-    from campaign.references.library import read_reference
+    from campaign.references.catalogue import read_reference
 
     entries = list(read_reference(["mp_val.parquet"], base_dir=data_dir))[::20]
     found: dict[str, Structure] = {}

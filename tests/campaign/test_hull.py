@@ -8,9 +8,9 @@ from pymatgen.core import Composition
 from strategies import compositions
 
 from campaign.errors import ReferenceDataError
+from campaign.references.catalogue import read_reference
 from campaign.references.entries import ReferenceEntry
 from campaign.references.hull import ReferenceHull
-from campaign.references.library import read_reference
 
 
 def entry(formula: str, energy: float | None, name: str = "") -> ReferenceEntry:

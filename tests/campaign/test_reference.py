@@ -19,8 +19,8 @@ from pymatgen.io.cif import CifWriter
 from strategies import structures
 
 from campaign.errors import ReferenceDataError
+from campaign.references.catalogue import FILE_NAME, load_prepared, prepare_reference, read_reference
 from campaign.references.fingerprint import bucket
-from campaign.references.library import FILE_NAME, load_prepared, prepare_reference, read_reference
 from campaign.references.readers import entries_of_documents
 
 CALCIUM = Structure(Lattice.cubic(4.4), ["Ca"] * 2, [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -360,7 +360,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
     # In a process of its own: the limit on file size stands in for the end of the disk, and cannot be lifted.
     code = (
         "import errno, resource, signal, sys; from pathlib import Path\n"
-        "from campaign.references.library import read_reference, prepare_reference\n"
+        "from campaign.references.catalogue import read_reference, prepare_reference\n"
         "reference = read_reference(['builtin:quickstart'], base_dir=Path('.'))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"

@@ -11,9 +11,9 @@ from test_driver import small_reference
 from campaign.config import parse_config
 from campaign.decisions import reference_phases
 from campaign.errors import ReferenceDataError
+from campaign.references.catalogue import read_reference
 from campaign.references.entries import ReferenceEntry
 from campaign.references.hull_of_labels import EngineHull
-from campaign.references.library import read_reference
 
 
 def config(hull: str, elements: list[str]):

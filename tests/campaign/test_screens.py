@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from strategies import descriptions, shaken, structures
 
-from campaign.references.library import read_reference
+from campaign.references.catalogue import read_reference
 from campaign.screens.contract import ScreenContext, ScreenItem
 from campaign.screens.funnel import Outcome, run_segment
 from campaign.screens.geometry import closest_pair

@@ -11,9 +11,9 @@ from strategies import shaken
 from test_screens import caesium_chloride, mg2si
 
 from campaign.errors import ReferenceDataError
+from campaign.references.catalogue import read_reference
 from campaign.references.entries import ReferenceSet
 from campaign.references.hull import hull_of
-from campaign.references.library import read_reference
 from campaign.screens.contract import ScreenContext, ScreenItem
 from campaign.screens.funnel import run_segment
 from campaign.screens.registry import DEFAULT_SCREEN
