@@ -70,7 +70,6 @@ class ModelStatus(StrEnum):
 
 
 FINAL_LABEL = frozenset({LabelStatus.DONE, LabelStatus.FAILED})
-FINAL_CANDIDATE = frozenset({CandidateStatus.REJECTED, CandidateStatus.LABELLED, CandidateStatus.FAILED})
 
 
 class Document(BaseModel):
@@ -226,17 +225,6 @@ class ModelDocument(Document):
     sha256: str | None = None
     seconds: float = 0.0
     created: str
-
-
-class TaskKind(StrEnum):
-    """Kinds of tasks; a task's seed comes from (campaign seed, kind, index)."""
-
-    SAMPLE = "sample"
-    SCREEN = "screen"
-    SCORE = "score"
-    BUILD = "build"
-    JOB = "job"
-    TRAIN = "train"
 
 
 def now() -> str:
