@@ -278,3 +278,24 @@ def test_dying_between_any_two_writes_loses_nothing(finished, tmp_path, monkeypa
     assert labels_of(outcome.folder) == labels_of(calm)
     done = [one["folder"] for one in executions(tmp_path)]
     assert len(done) == len(set(done)), "nothing was computed twice"
+
+
+def test_dying_between_the_labels_and_their_candidates_chooses_nobody_twice(finished, tmp_path, monkeypatch):
+    """The narrowest place: labels are made, and their candidates do not know it yet."""
+    _, calm = finished
+    original, dead = CampaignStore.set_fields_many, []
+
+    def write(store, collection, updates):
+        changes = list(updates)
+        if dead or any("label_id" in fields for _, fields in changes):
+            dead.append(True)
+            raise Died
+        return original(store, collection, changes)
+
+    monkeypatch.setattr(CampaignStore, "set_fields_many", write)
+    file = small_campaign(tmp_path)
+    with pytest.raises(Died):
+        launch(file, run_dir=None, pools="threads", progress=quiet())
+    monkeypatch.undo()
+    outcome = resume(file, config_file=None, pools="threads", progress=quiet())
+    assert labels_of(outcome.folder) == labels_of(calm)
