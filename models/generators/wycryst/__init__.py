@@ -1,0 +1,1 @@
+"""Generator `wycryst`: Wyckoff genes from a property-directed variational autoencoder (Zhu et al., 2024)."""
