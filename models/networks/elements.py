@@ -33,7 +33,7 @@ def _table() -> npt.NDArray[np.float32]:
     from pymatgen.core import Element
 
     elements = [Element.from_Z(z) for z in range(1, MAX_ATOMIC_NUMBER + 1)]
-    numbers = np.array([[_number(e, name) for name in NUMBERS] for e in elements])  # (118, 9)
+    numbers = np.array([[element_number(e, name) for name in NUMBERS] for e in elements])  # (118, 9)
     known = np.isfinite(numbers)
     count = known.sum(axis=0)
     mean = np.where(known, numbers, 0.0).sum(axis=0) / count
@@ -51,7 +51,8 @@ def element_table() -> npt.NDArray[np.float32]:
     return _table().copy()
 
 
-def _number(element: Any, name: str) -> float:
+def element_number(element: Any, name: str) -> float:
+    """Return a number of a pymatgen Element; NaN where pymatgen does not know it."""
     try:
         value = getattr(element, name, None)
     except KeyError:  # pymatgen's way of not knowing an electron affinity
