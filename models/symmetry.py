@@ -1,0 +1,269 @@
+"""Space groups as numbers: operations, Wyckoff positions and the equivalence of their letters.
+
+Setting of every group: the standard one of the International Tables for Crystallography, volume A, with unique
+axis b and cell choice 1 (monoclinic), hexagonal axes (R groups) and origin choice 2 where there are two.
+Coordinates are fractions of the conventional cell; operations and maps act on columns, x' = R x + t.
+
+The table `resources/wyckoff_positions.json.gz` is made by `deploy/make_wyckoff_positions.py` from the Wyckoff
+positions of PyXtal (MIT) and the operations of spglib (BSD-3); the operations are read from spglib itself.
+Tensors are float64 and int64, and whatever is indexed by the space group has 231 rows, row 0 unused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import spglib
+import torch
+from torch import Tensor
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzA"
+"""Wyckoff letters in their order; only Pmmm (47) has the 27th, which spglib writes A."""
+MAX_LETTERS = len(LETTERS)
+N_GROUPS = 230
+TABLE = "wyckoff_positions.json.gz"
+GRID = 24
+"""Translations of all groups, maps and normalisers are multiples of 1/24."""
+
+_CRYSTAL_SYSTEMS = (
+    (2, "triclinic"),
+    (15, "monoclinic"),
+    (74, "orthorhombic"),
+    (142, "tetragonal"),
+    (167, "trigonal"),
+    (194, "hexagonal"),
+    (230, "cubic"),
+)
+_HALF, _THIRD = 0.5, 1.0 / 3.0
+_PRIMITIVE = {
+    "P": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    "A": ((1.0, 0.0, 0.0), (0.0, _HALF, -_HALF), (0.0, _HALF, _HALF)),
+    "C": ((_HALF, _HALF, 0.0), (-_HALF, _HALF, 0.0), (0.0, 0.0, 1.0)),
+    "I": ((-_HALF, _HALF, _HALF), (_HALF, -_HALF, _HALF), (_HALF, _HALF, -_HALF)),
+    "F": ((0.0, _HALF, _HALF), (_HALF, 0.0, _HALF), (_HALF, _HALF, 0.0)),
+    "R": ((2 * _THIRD, _THIRD, _THIRD), (-_THIRD, _THIRD, _THIRD), (-_THIRD, -2 * _THIRD, _THIRD)),
+}
+"""Rows: primitive vectors in conventional units, by the first letter of the symbol; R is the obverse setting."""
+
+
+def crystal_system(spacegroup: int) -> str:
+    """Return "triclinic" ... "cubic"; R groups are trigonal."""
+    return next(name for last, name in _CRYSTAL_SYSTEMS if spacegroup <= last)
+
+
+@dataclass(frozen=True)
+class SymmetryTables:
+    """What is known of every letter of every group; tensors are indexed by the number of the group."""
+
+    n_letters: Tensor
+    """(231,) int64."""
+    multiplicity: Tensor
+    """(231, 27) int64, points in the conventional cell; 0 where there is no such letter."""
+    dof: Tensor
+    """(231, 27) int64, free coordinates 0 to 3; -1 where there is no such letter."""
+    site_symmetry: tuple[tuple[str, ...], ...]
+    """Oriented symbols of site-symmetry groups by group and letter, as "m.mm"."""
+    hall_number: Tensor
+    """(231,) int64, spglib's number of the setting."""
+    crystal_system: tuple[str, ...]
+    """"triclinic" ... "cubic"; row 0 is empty."""
+    centrings: Tensor
+    """(231,) int64, lattice points in the conventional cell."""
+    primitive: Tensor
+    """(231, 3, 3) float64, rows are primitive vectors in conventional units:
+    primitive_lattice = primitive[spacegroup] @ conventional_lattice."""
+
+
+@lru_cache(maxsize=1)
+def _table() -> list[dict[str, Any]]:
+    packed = resources.files("models").joinpath("resources", TABLE).read_bytes()
+    groups: list[dict[str, Any]] = json.loads(gzip.decompress(packed))["groups"]
+    return groups
+
+
+@lru_cache(maxsize=1)
+def tables() -> SymmetryTables:
+    """Return the tables of all groups, read once."""
+    groups = _table()
+    multiplicity = torch.zeros(N_GROUPS + 1, MAX_LETTERS, dtype=torch.int64)
+    dof = torch.full_like(multiplicity, -1)
+    n_letters = torch.zeros(N_GROUPS + 1, dtype=torch.int64)
+    hall_number = torch.zeros_like(n_letters)
+    centrings = torch.zeros_like(n_letters)
+    primitive = torch.eye(3, dtype=torch.float64).repeat(N_GROUPS + 1, 1, 1)
+    for number, group in enumerate(groups, 1):
+        n = len(group["letters"])
+        n_letters[number] = n
+        hall_number[number] = group["hall"]
+        multiplicity[number, :n] = torch.tensor([letter["multiplicity"] for letter in group["letters"]])
+        dof[number, :n] = torch.tensor(
+            [len(_free_columns(_unpack(letter["map"]))) for letter in group["letters"]]
+        )
+        primitive[number] = torch.tensor(_PRIMITIVE[group["centring"]], dtype=torch.float64)
+        centrings[number] = round(1.0 / float(torch.linalg.det(primitive[number])))
+    return SymmetryTables(
+        n_letters=n_letters,
+        multiplicity=multiplicity,
+        dof=dof,
+        site_symmetry=((), *(tuple(letter["site"] for letter in group["letters"]) for group in groups)),
+        hall_number=hall_number,
+        crystal_system=("", *(crystal_system(number) for number in range(1, N_GROUPS + 1))),
+        centrings=centrings,
+        primitive=primitive,
+    )
+
+
+def _unpack(packed: list[int]) -> npt.NDArray[np.float64]:
+    """Return the map (3, 4) of 12 whole numbers, rows; the last column is kept in 24ths."""
+    affine = np.array(packed, dtype=np.float64).reshape(3, 4)
+    affine[:, 3] /= GRID
+    return affine
+
+
+def _free_columns(affine: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    return tuple(int(column) for column in range(3) if affine[:, column].any())
+
+
+def database_operations(hall_number: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return spglib's operations of one setting: rotations (n, 3, 3), translations (n, 3) on the grid of 1/24."""
+    found = spglib.get_symmetry_from_database(hall_number)
+    rotations = np.asarray(found["rotations"], dtype=np.float64)
+    return rotations, np.rint(np.asarray(found["translations"]) * GRID) / GRID
+
+
+@lru_cache(maxsize=N_GROUPS)
+def operations(spacegroup: int) -> tuple[Tensor, Tensor]:
+    """Return all operations of a group, centrings included: rotations (n, 3, 3) and translations (n, 3)."""
+    rotations, translations = database_operations(int(tables().hall_number[spacegroup]))
+    return torch.from_numpy(rotations), torch.from_numpy(translations)
+
+
+@lru_cache(maxsize=4096)
+def orbit_maps(spacegroup: int, letter: int) -> Tensor:
+    """Return the affine maps (multiplicity, 3, 4) from a letter's parameters to the points of its orbit.
+
+    The parameters p = (x, y, z) are those of the International Tables; those that are not free have no effect.
+    Point j is `maps[j, :, :3] @ p + maps[j, :, 3]`, in fractions of the conventional cell. The first
+    `multiplicity / centrings` maps are one for each point of a primitive cell, the first of all the
+    representative that the Tables print first.
+    """
+    rotations, translations = operations(spacegroup)
+    first = _unpack(_table()[spacegroup - 1]["letters"][letter]["map"])
+    return torch.from_numpy(expand(first, rotations.numpy(), translations.numpy()))
+
+
+def expand(
+    first: npt.NDArray[np.float64], rotations: npt.NDArray[np.float64], translations: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the distinct images (m, 3, 4) of a map (3, 4) under a group; those of one primitive cell lead."""
+    images = rotations @ first  # (n, 3, 4)
+    images[:, :, 3] += translations
+    keys = np.rint(images * GRID).astype(np.int64)
+    keys[:, :, 3] %= GRID
+    pure = np.all(rotations == np.eye(3), axis=(1, 2))
+    centrings = np.rint(translations[pure] * GRID).astype(np.int64)  # (n_centrings, 3)
+    lead: list[npt.NDArray[np.int64]] = []
+    rest: list[npt.NDArray[np.int64]] = []
+    taken: set[bytes] = set()
+    for key in keys:
+        if key.tobytes() not in taken:
+            for place, centring in enumerate(centrings):
+                moved = key.copy()
+                moved[:, 3] = (moved[:, 3] + centring) % GRID
+                taken.add(moved.tobytes())
+                (rest if place else lead).append(moved)
+    return np.stack([*lead, *rest]) / GRID
+
+
+@lru_cache(maxsize=4096)
+def free_parameters(spacegroup: int, letter: int) -> tuple[int, ...]:
+    """Return which of x, y, z (0, 1, 2) are free: as many as the letter's dof."""
+    return _free_columns(_unpack(_table()[spacegroup - 1]["letters"][letter]["map"]))
+
+
+@lru_cache(maxsize=N_GROUPS)
+def letter_permutations(spacegroup: int) -> Tensor:
+    """Return what the affine normaliser does to letters: (n_permutations, n_letters) int64, identity first.
+
+    Row k sends letter l to `[k, l]`. The affine normaliser holds every change of origin and axes that leaves the
+    group as it is (International Tables A, chapter 3.5); since a gene carries no lattice, two genes that differ
+    by such a row describe the same crystals.
+    """
+    rows = [
+        [LETTERS.index(mark) for mark in entry["letters"]] for entry in _table()[spacegroup - 1]["normaliser"]
+    ]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+@lru_cache(maxsize=N_GROUPS)
+def normaliser_maps(spacegroup: int) -> Tensor:
+    """Return one affine map (n_permutations, 3, 4) for each row of `letter_permutations`.
+
+    A crystal with points x and lattice rows L is described as well by points W x + w and the lattice
+    `inverse(W).T @ L`, W and w being the first three and the last column of the map.
+    """
+    maps = [_unpack(entry["map"]) for entry in _table()[spacegroup - 1]["normaliser"]]
+    return torch.from_numpy(np.stack(maps))
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Points carried onto orbits."""
+
+    parameters: Tensor
+    """(n, 3), the letter's x, y, z in 0 to 1; those that are not free are 0."""
+    points: Tensor
+    """(n, 3) in fractions of the conventional cell, each the image nearest to the point that was given."""
+
+
+def project(points: Tensor, spacegroup: Tensor, letter: Tensor) -> Projection:
+    """Carry points onto the nearest point of an orbit, over all its branches and all lattice translations.
+
+    Args:
+        points: (n, 3) in fractions of the conventional cell; distances are taken in these coordinates.
+        spacegroup: (n,) numbers of groups.
+        letter: (n,) indices of letters; each must exist in its group.
+
+    Returns:
+        The parameters of the orbits, and the points of them that are nearest.
+    """
+    points = points.to(torch.float64)
+    parameters, nearest = torch.zeros_like(points), points.clone()
+    kinds, members = torch.unique(torch.stack([spacegroup, letter], dim=1), dim=0, return_inverse=True)
+    for row, (group, index) in enumerate(kinds.tolist()):
+        rows = torch.nonzero(members == row).flatten()
+        parameters[rows], nearest[rows] = nearest_on_orbit(orbit_maps(group, index), points[rows])
+    return Projection(parameters, nearest)
+
+
+_IMAGES = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=torch.float64)] * 3)
+"""(27, 3) lattice translations: enough for branches with directions of the kinds (x, x, x) and (x, 2x, z)."""
+
+
+def nearest_on_orbit(maps: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return parameters (n, 3) and points (n, 3) of the orbit with maps (m, 3, 4) that are nearest to points."""
+    linear, constant = maps[:, :, :3], maps[:, :, 3]
+    if bool((linear[0] == torch.eye(3)).all()):  # general position: every point lies on it
+        shift = constant[0]
+        return torch.remainder(points - shift, 1.0), points.clone()
+    inverse = torch.linalg.pinv(linear)  # (m, 3, 3)
+    away = torch.eye(3, dtype=torch.float64) - linear @ inverse  # (m, 3, 3), across the branch
+    offset = points[:, None] - constant  # (n, m, 3)
+    wrap = torch.round(offset)
+    across = torch.einsum("mij,nmj->nmi", away, offset - wrap)  # (n, m, 3)
+    images = torch.einsum("mij,tj->mti", away, _IMAGES)  # (m, 27, 3)
+    distance = (across[:, :, None] - images).square().sum(dim=-1)  # (n, m, 27)
+    best = distance.flatten(1).argmin(dim=1)
+    branch, image = best // len(_IMAGES), best % len(_IMAGES)
+    rows = torch.arange(len(points))
+    origin = constant[branch] + wrap[rows, branch] + _IMAGES[image]  # (n, 3)
+    free = torch.einsum("nij,nj->ni", inverse[branch], points - origin)
+    nearest = torch.einsum("nij,nj->ni", linear[branch], free) + origin
+    return torch.remainder(free, 1.0), nearest
