@@ -6,6 +6,7 @@
     ├── TrainingDataError         the crystals given to `fit` or `fine_tune` cannot serve
     ├── NotFittedError            `sample`, `predict`, `save`... before `fit` or `load`
     ├── CheckpointError           a checkpoint is missing, damaged, or of another kind or version
+    ├── GeneError                     a Wyckoff gene that no crystal can have, or text that is none
     ├── DeviceError               the device asked for is not there
     └── ContractError             a component breaks the contract in `models.testing`
 
@@ -73,6 +74,10 @@ class NotFittedError(ModelsError):
 
 class CheckpointError(ModelsError):
     """A checkpoint is missing, damaged, or of another kind or version."""
+
+
+class GeneError(ModelsError):
+    """A Wyckoff gene that no crystal can have, or a text that does not spell one."""
 
 
 class DeviceError(ModelsError):
