@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 
 from models.errors import CheckpointError, DeviceError
-from models.graph import GraphSet
-from models.networks.cgcnn import CGCNN, CGCNNConfig
 from models.training import (
+    Inputs,
     Loss,
     Schedule,
     TrainingConfig,
@@ -26,19 +27,18 @@ from models.training import (
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-PREDICT_BATCH = 64
-"""Crystals per forward pass; larger ones are slower on a CPU, whose caches they leave."""
+
+class EnsembleConfig(TrainingConfig):
+    """Training and place of an ensemble; a kind of network adds its shape."""
+
+    device: str = Field(default="cpu", description='Where it is trained and used: "cpu", "cuda", "cuda:1"...')
 
 
-class EnsembleConfig(CGCNNConfig, TrainingConfig):
-    """Shape, training and place of an ensemble."""
-
-    device: str = "cpu"
-    """Where it is trained and used: "cpu", "cuda", "cuda:1"..."""
+ConfigT = TypeVar("ConfigT", bound=EnsembleConfig)
 
 
-class Ensemble:
-    """Networks with what they need to read crystals.
+class Ensemble(ABC, Generic[ConfigT]):
+    """Networks with what they need to read crystals. One kind of network is one subclass with two methods.
 
     Args:
         config: Shape and training.
@@ -49,21 +49,34 @@ class Ensemble:
         DeviceError: `config.device` is not there.
     """
 
-    def __init__(self, config: EnsembleConfig, n_outputs: int, seeds: Iterable[int]) -> None:
+    predict_batch: ClassVar[int] = 64
+    """Crystals per forward pass; too many are slower on a CPU, whose caches they leave."""
+
+    def __init__(self, config: ConfigT, n_outputs: int, seeds: Iterable[int]) -> None:
         self.config = config
         self.n_outputs = n_outputs
         self.device = find_device(config.device)
-        self.members = [CGCNN(config, n_outputs, seed).to(self.device).eval() for seed in seeds]
+        self.members = [self.network(seed).to(self.device).eval() for seed in seeds]
+
+    @abstractmethod
+    def network(self, seed: int) -> torch.nn.Module:
+        """Return one untrained network; its weights depend on the configuration and the seed only."""
+
+    @abstractmethod
+    def encode(self, structures: Sequence[Structure]) -> Inputs:
+        """Read crystals as these networks want them.
+
+        Raises:
+            ModelsError: A structure cannot be read; it is named by its place.
+        """
 
     @classmethod
-    def create(cls, config: EnsembleConfig, n_outputs: int, seed: int) -> Ensemble:
+    def create(cls, config: ConfigT, n_outputs: int, seed: int) -> Self:
         """Return an untrained ensemble; the same seed gives the same weights."""
         return cls(config, n_outputs, [derive_seed(seed, member, 0) for member in range(config.members)])
 
     @classmethod
-    def from_weights(
-        cls, config: EnsembleConfig, n_outputs: int, weights: Mapping[str, torch.Tensor]
-    ) -> Ensemble:
+    def from_weights(cls, config: ConfigT, n_outputs: int, weights: Mapping[str, torch.Tensor]) -> Self:
         """Rebuild an ensemble from `weights()`.
 
         Raises:
@@ -90,20 +103,12 @@ class Ensemble:
             for name, tensor in member.state_dict().items()
         }
 
-    def graphs(self, structures: Sequence[Structure]) -> GraphSet:
-        """Build the graphs of crystals, as these networks want them.
-
-        Raises:
-            ModelsError: A structure cannot become tensors.
-        """
-        return GraphSet.from_structures(structures, self.config.cutoff_ang, self.config.max_neighbours)
-
-    def outputs(self, graphs: GraphSet) -> npt.NDArray[np.float64]:
+    def outputs(self, inputs: Inputs) -> npt.NDArray[np.float64]:
         """Return (n_members, n_crystals, n_outputs)."""
-        found = np.zeros((len(self.members), len(graphs), self.n_outputs))
+        found = np.zeros((len(self.members), len(inputs), self.n_outputs))
         with torch.no_grad():
-            for chosen in batches(len(graphs), PREDICT_BATCH):
-                batch = graphs.batch(chosen, self.device)
+            for chosen in batches(len(inputs), self.predict_batch):
+                batch = inputs.batch(chosen, self.device)
                 for place, member in enumerate(self.members):
                     found[place, chosen] = member(batch).double().cpu().numpy()
         return found

@@ -1,4 +1,6 @@
-"""Training of graph networks: one loop for heads and discriminators, from scratch and for fine-tuning.
+"""Training of networks: one loop for heads and discriminators, from scratch and for fine-tuning.
+
+The loop knows nothing of crystals: it asks `Inputs` for a batch and gives it to the network.
 
 Everything random comes from a seed that is passed in; no global random state, no clock and no thread setting
 is touched. Two runs with one seed on one kind of machine give the same weights.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +20,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.data import LabelledStructure
 from models.errors import TrainingDataError
-from models.graph import GraphSet
-from models.networks.cgcnn import CGCNN
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets), both (n_crystals, n_outputs) -> loss per entry, of the same shape."""
+
+
+class Inputs(Protocol):
+    """Crystals as a network reads them, cut into batches on demand; `models.graph.GraphSet` for example."""
+
+    def __len__(self) -> int:
+        """Return the number of crystals."""
+        ...
+
+    def batch(self, indices: npt.ArrayLike, device: str | torch.device = "cpu") -> Any:
+        """Join the crystals at `indices` (n_crystals,), in that order, to what the network takes."""
+        ...
 
 
 class TrainingConfig(BaseModel):
@@ -104,9 +117,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Graphs with their targets."""
+    """Crystals as a network reads them, with their targets."""
 
-    graphs: GraphSet
+    inputs: Inputs
     """Of n_crystals crystals."""
     targets: npt.NDArray[np.float32]
     """(n_crystals, n_outputs), NaN where not known."""
@@ -114,7 +127,7 @@ class TrainingSet:
     """(n_crystals,) of each crystal in the loss."""
 
     def __len__(self) -> int:
-        return len(self.graphs)
+        return len(self.inputs)
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ class TrainingLog:
 
 
 def train_network(
-    network: CGCNN,
+    network: torch.nn.Module,
     train: TrainingSet,
     valid: TrainingSet | None,
     loss: Loss,
@@ -200,7 +213,7 @@ def one_cycle(progress: float, warm_up: float = 0.1) -> float:
     return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * (progress - warm_up) / (1.0 - warm_up)))
 
 
-def evaluate_loss(network: CGCNN, data: TrainingSet, loss: Loss, batch_size: int) -> float:
+def evaluate_loss(network: torch.nn.Module, data: TrainingSet, loss: Loss, batch_size: int) -> float:
     """Return the weighted mean loss over the known targets of `data`, without learning from it."""
     network.eval()
     device = next(network.parameters()).device
@@ -248,7 +261,11 @@ def derive_seed(seed: int, *parts: int) -> int:
 
 
 def _batch_loss(
-    network: CGCNN, data: TrainingSet, chosen: npt.NDArray[np.int64], loss: Loss, device: torch.device
+    network: torch.nn.Module,
+    data: TrainingSet,
+    chosen: npt.NDArray[np.int64],
+    loss: Loss,
+    device: torch.device,
 ) -> torch.Tensor:
     entries, weights = _entries(network, data, chosen, loss, device)
     # Divided by the number of known entries and not by their weights: a batch with a heavy label counts more.
@@ -256,10 +273,14 @@ def _batch_loss(
 
 
 def _entries(
-    network: CGCNN, data: TrainingSet, chosen: npt.NDArray[np.int64], loss: Loss, device: torch.device
+    network: torch.nn.Module,
+    data: TrainingSet,
+    chosen: npt.NDArray[np.int64],
+    loss: Loss,
+    device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loss of each entry and its weight, both (n_crystals, n_outputs), 0 where not known."""
-    outputs = network(data.graphs.batch(chosen, device))  # (n_crystals, n_outputs)
+    outputs = network(data.inputs.batch(chosen, device))  # (n_crystals, n_outputs)
     targets = torch.from_numpy(data.targets[chosen]).to(device)
     weights = torch.from_numpy(data.weights[chosen]).to(device)[:, None] * torch.isfinite(targets)
     return loss(outputs, torch.nan_to_num(targets)), weights

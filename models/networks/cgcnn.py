@@ -12,13 +12,19 @@ the other crystals of a batch; g is SiLU instead of softplus (cheaper, as accura
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from models.graph import GraphBatch
+from models.ensemble import Ensemble, EnsembleConfig
+from models.graph import GraphBatch, GraphSet
 from models.networks.elements import element_table
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 class CGCNNConfig(BaseModel):
@@ -37,6 +43,10 @@ class CGCNNConfig(BaseModel):
     gaussians: int = Field(
         default=32, ge=4, le=256, description="Gaussians that expand a distance, 0 to cutoff."
     )
+
+
+class CGCNNEnsembleConfig(CGCNNConfig, EnsembleConfig):
+    """Shape, training and place of an ensemble of these networks."""
 
 
 class GatedConvolution(nn.Module):
@@ -110,6 +120,22 @@ class CGCNN(nn.Module):
         crystals = crystals / graph.atoms_per_crystal[:, None]
         outputs: torch.Tensor = self.output(nn.functional.silu(self.readout(nn.functional.silu(crystals))))
         return outputs
+
+
+class CGCNNEnsemble(Ensemble[CGCNNEnsembleConfig]):
+    """Crystal graph convolutional networks that read graphs of crystals."""
+
+    def network(self, seed: int) -> CGCNN:
+        """Return one untrained network."""
+        return CGCNN(self.config, self.n_outputs, seed)
+
+    def encode(self, structures: Sequence[Structure]) -> GraphSet:
+        """Build the graphs of crystals.
+
+        Raises:
+            ModelsError: A structure cannot become tensors.
+        """
+        return GraphSet.from_structures(structures, self.config.cutoff_ang, self.config.max_neighbours)
 
 
 def sum_segments(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,7 @@ def test_a_rate_that_only_harms_gives_back_the_weights_of_the_start(
     train, valid = data
     good = trained(train, valid, SCHEDULE)
     kept = [p.detach().clone() for p in good.parameters()]
-    wrong = TrainingSet(train.graphs, -10.0 - train.targets, train.weights)
+    wrong = TrainingSet(train.inputs, -10.0 - train.targets, train.weights)
     patient = Schedule(**{**vars(SCHEDULE), "patience": 3})
     log = train_network(good, wrong, valid, regression_loss, patient, seed=1)
     assert log.best_epoch == 0
@@ -96,17 +96,17 @@ def test_unknown_targets_teach_nothing(data: tuple[TrainingSet, TrainingSet]) ->
     masked[::2] = np.nan
     wild = np.where(np.isnan(masked), 1e6, masked).astype(np.float32)
     weights = np.where(np.isnan(masked[:, 0]), 0.0, 1.0).astype(np.float32)
-    by_nan = trained(TrainingSet(train.graphs, masked, train.weights), None, short)
-    by_weight = trained(TrainingSet(train.graphs, wild, weights), None, short)
+    by_nan = trained(TrainingSet(train.inputs, masked, train.weights), None, short)
+    by_weight = trained(TrainingSet(train.inputs, wild, weights), None, short)
     assert torch.allclose(by_nan.output.weight, by_weight.output.weight, atol=1e-6)
     nothing = np.full_like(masked, np.nan)
     with pytest.raises(TrainingDataError, match="no crystal"):
-        trained(TrainingSet(train.graphs, nothing, train.weights), None, short)
+        trained(TrainingSet(train.inputs, nothing, train.weights), None, short)
 
 
 def test_a_diverged_training_is_told(data: tuple[TrainingSet, TrainingSet]) -> None:
     train, _ = data
-    broken = TrainingSet(train.graphs, train.targets, np.full(len(train), np.inf, dtype=np.float32))
+    broken = TrainingSet(train.inputs, train.targets, np.full(len(train), np.inf, dtype=np.float32))
     with pytest.raises(TrainingDataError, match="diverged"):
         trained(broken, None, SCHEDULE)
 
