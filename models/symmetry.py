@@ -236,34 +236,66 @@ def project(points: Tensor, spacegroup: Tensor, letter: Tensor) -> Projection:
     """
     points = points.to(torch.float64)
     parameters, nearest = torch.zeros_like(points), points.clone()
-    kinds, members = torch.unique(torch.stack([spacegroup, letter], dim=1), dim=0, return_inverse=True)
-    for row, (group, index) in enumerate(kinds.tolist()):
-        rows = torch.nonzero(members == row).flatten()
-        parameters[rows], nearest[rows] = nearest_on_orbit(orbit_maps(group, index), points[rows])
+    kinds, members = torch.unique(spacegroup * MAX_LETTERS + letter, return_inverse=True)
+    for kind, code in enumerate(kinds.tolist()):
+        rows = torch.nonzero(members == kind).flatten()
+        branches = _branches(code // MAX_LETTERS, code % MAX_LETTERS)
+        step = max(1, _CHUNK // branches.images.shape[0] // branches.images.shape[1])
+        for part in torch.split(rows, step):
+            parameters[part], nearest[part] = branches.nearest(points[part])
     return Projection(parameters, nearest)
 
 
+_CHUNK = 1_000_000
+"""Pairs of a point and an image of a branch that are compared at once, 24 bytes each."""
 _IMAGES = torch.cartesian_prod(*[torch.arange(-1.0, 2.0, dtype=torch.float64)] * 3)
 """(27, 3) lattice translations: enough for branches with directions of the kinds (x, x, x) and (x, 2x, z)."""
 
 
-def nearest_on_orbit(maps: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return parameters (n, 3) and points (n, 3) of the orbit with maps (m, 3, 4) that are nearest to points."""
-    linear, constant = maps[:, :, :3], maps[:, :, 3]
-    if bool((linear[0] == torch.eye(3)).all()):  # general position: every point lies on it
-        shift = constant[0]
-        return torch.remainder(points - shift, 1.0), points.clone()
-    inverse = torch.linalg.pinv(linear)  # (m, 3, 3)
-    away = torch.eye(3, dtype=torch.float64) - linear @ inverse  # (m, 3, 3), across the branch
-    offset = points[:, None] - constant  # (n, m, 3)
-    wrap = torch.round(offset)
-    across = torch.einsum("mij,nmj->nmi", away, offset - wrap)  # (n, m, 3)
-    images = torch.einsum("mij,tj->mti", away, _IMAGES)  # (m, 27, 3)
-    distance = (across[:, :, None] - images).square().sum(dim=-1)  # (n, m, 27)
-    best = distance.flatten(1).argmin(dim=1)
-    branch, image = best // len(_IMAGES), best % len(_IMAGES)
-    rows = torch.arange(len(points))
-    origin = constant[branch] + wrap[rows, branch] + _IMAGES[image]  # (n, 3)
-    free = torch.einsum("nij,nj->ni", inverse[branch], points - origin)
-    nearest = torch.einsum("nij,nj->ni", linear[branch], free) + origin
-    return torch.remainder(free, 1.0), nearest
+@dataclass(frozen=True)
+class Branches:
+    """The points, lines or planes that make up an orbit's positions, ready for projections."""
+
+    linear: Tensor
+    """(m, 3, 3), the orbit's maps without their constant."""
+    constant: Tensor
+    """(m, 3)."""
+    inverse: Tensor
+    """(m, 3, 3), pseudo-inverse of `linear`."""
+    away: Tensor
+    """(m, 3, 3), projection across the branch."""
+    images: Tensor
+    """(m, t, 3), projected lattice translations; only zero where rounding finds the nearest one."""
+
+    @classmethod
+    def from_maps(cls, maps: Tensor) -> Branches:
+        """Prepare an orbit's maps (m, 3, 4); of the general position one branch is enough."""
+        unity = torch.eye(3, dtype=torch.float64)
+        if bool((maps[0, :, :3] == unity).all()):
+            maps = maps[:1]
+        linear = maps[:, :, :3]
+        inverse = torch.linalg.pinv(linear)
+        away = unity - linear @ inverse
+        along_axes = bool((away * (1.0 - unity)).abs().max() < 1e-9)
+        images = torch.zeros(1, 3, dtype=torch.float64) if along_axes else _IMAGES
+        return cls(linear, maps[:, :, 3], inverse, away, torch.einsum("mij,tj->mti", away, images))
+
+    def nearest(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return parameters (n, 3) in 0 to 1 and points (n, 3) of the orbit that are nearest to points (n, 3)."""
+        offset = points[:, None] - self.constant  # (n, m, 3)
+        wrap = torch.round(offset)
+        across = torch.einsum("mij,nmj->nmi", self.away, offset - wrap)  # (n, m, 3)
+        distance = (across[:, :, None] - self.images).square().sum(dim=-1)  # (n, m, t)
+        best = distance.flatten(1).argmin(dim=1)
+        branch, image = best // distance.shape[2], best % distance.shape[2]
+        translation = _IMAGES[image] if distance.shape[2] > 1 else torch.zeros_like(points)
+        rows = torch.arange(len(points))
+        origin = self.constant[branch] + wrap[rows, branch] + translation  # (n, 3)
+        free = torch.einsum("nij,nj->ni", self.inverse[branch], points - origin)
+        nearest = torch.einsum("nij,nj->ni", self.linear[branch], free) + origin
+        return torch.remainder(free, 1.0), nearest
+
+
+@lru_cache(maxsize=4096)
+def _branches(spacegroup: int, letter: int) -> Branches:
+    return Branches.from_maps(orbit_maps(spacegroup, letter))
