@@ -23,7 +23,7 @@ import spglib
 import torch
 from pyxtal.symmetry import Group
 
-from models.symmetry import GRID, LETTERS, crystal_system, database_operations, expand, nearest_on_orbit
+from models.symmetry import GRID, LETTERS, Branches, crystal_system, database_operations, expand
 
 RESULT = Path(__file__).resolve().parent.parent / "models" / "resources" / "wyckoff_positions.json.gz"
 Affine = tuple[np.ndarray, np.ndarray]
@@ -49,10 +49,10 @@ class GroupInTheMaking:
     def __init__(self, number: int, hall: int) -> None:
         self.number, self.hall = number, hall
         self.rotations, self.translations = database_operations(hall)
-        self.R = np.rint(self.rotations).astype(int)  # (n, 3, 3)
-        self.t = np.rint(self.translations * GRID).astype(int)  # (n, 3)
+        self.whole_rotations = np.rint(self.rotations).astype(int)  # (n, 3, 3)
+        self.whole_translations = np.rint(self.translations * GRID).astype(int)  # (n, 3)
         source = Group(number)
-        ours = {self._key(r, t) for r, t in zip(self.R, self.t, strict=True)}
+        ours = {self._key(r, t) for r, t in zip(self.whole_rotations, self.whole_translations, strict=True)}
         theirs = {
             self._key(np.rint(op.rotation_matrix), np.rint(op.translation_vector * GRID))
             for op in source.Wyckoff_positions[0].ops
@@ -76,10 +76,10 @@ class GroupInTheMaking:
                     "map": packed.ravel().tolist(),
                 }
             )
-        pure = (self.R == np.eye(3)).all(axis=(1, 2))
-        self.lattice = np.unique(self._code(self.t[pure]))  # lattice vectors mod 1, as codes
-        self.point_group, first = np.unique(self.R, axis=0, return_index=True)
-        self.point_t = self.t[first]
+        pure = (self.whole_rotations == np.eye(3)).all(axis=(1, 2))
+        self.lattice = np.unique(self._code(self.whole_translations[pure]))  # lattice vectors mod 1, as codes
+        self.point_group, first = np.unique(self.whole_rotations, axis=0, return_index=True)
+        self.point_t = self.whole_translations[first]
 
     @staticmethod
     def _key(rotation: np.ndarray, translation: np.ndarray) -> tuple[int, ...]:
@@ -96,41 +96,41 @@ class GroupInTheMaking:
         """Say which vectors (..., 3) in 24ths are lattice vectors."""
         return np.isin(self._code(vectors), self.lattice)
 
-    def conjugate(self, W: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    def conjugate(self, axes: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """Return (R', t' - W t) of every rotation R sent to R' = W R W^-1, or None where W does not normalise."""
-        inverse = np.rint(np.linalg.inv(W)).astype(int)
+        inverse = np.rint(np.linalg.inv(axes)).astype(int)
         known = {rotation.tobytes(): t for rotation, t in zip(self.point_group, self.point_t, strict=True)}
         found = []
         for rotation, t in zip(self.point_group, self.point_t, strict=True):
-            image = np.ascontiguousarray(W @ rotation @ inverse)
+            image = np.ascontiguousarray(axes @ rotation @ inverse)
             if image.tobytes() not in known:
                 return None
-            found.append((image, known[image.tobytes()] - W @ t))
+            found.append((image, known[image.tobytes()] - axes @ t))
         return found
 
-    def origins(self, W: np.ndarray) -> np.ndarray:
+    def origins(self, axes: np.ndarray) -> np.ndarray:
         """Return all w (k, 3) in 24ths with which W normalises the group."""
-        pure = self.t[(self.R == np.eye(3)).all(axis=(1, 2))]
-        images = self.conjugate(W)
-        if images is None or not self.in_lattice(pure @ W.T).all():
+        pure = self.whole_translations[(self.whole_rotations == np.eye(3)).all(axis=(1, 2))]
+        images = self.conjugate(axes)
+        if images is None or not self.in_lattice(pure @ axes.T).all():
             return np.zeros((0, 3), dtype=int)
         grid = GRID_POINTS
         for rotation, target in images:
             grid = grid[self.in_lattice(grid @ (np.eye(3, dtype=int) - rotation).T - target)]
         return grid
 
-    def permutation(self, W: np.ndarray, w: np.ndarray) -> tuple[int, ...]:
+    def permutation(self, axes: np.ndarray, w: np.ndarray) -> tuple[int, ...]:
         """Return the letter to which each letter is sent."""
         images = []
         for index, maps in enumerate(self.maps):
             first = maps[0].numpy()
-            point = torch.from_numpy(W @ (first[:, :3] @ GENERIC + first[:, 3]) + w / GRID)[None]
+            point = torch.from_numpy(axes @ (first[:, :3] @ GENERIC + first[:, 3]) + w / GRID)[None]
             alike = [
                 other
                 for other, letter in enumerate(self.letters)
                 if letter["multiplicity"] == self.letters[index]["multiplicity"]
                 and np.linalg.matrix_rank(self.maps[other][0, :, :3]) == np.linalg.matrix_rank(first[:, :3])
-                and float((nearest_on_orbit(self.maps[other], point)[1] - point).abs().max()) < 1e-6
+                and float((Branches.from_maps(self.maps[other]).nearest(point)[1] - point).abs().max()) < 1e-6
             ]
             if len(alike) != 1:
                 raise SystemExit(f"group {self.number}: letter {LETTERS[index]} goes to {alike}")
@@ -159,17 +159,17 @@ def candidate_matrices(number: int) -> list[np.ndarray]:
         entries = np.array(list(itertools.product((-1, 0, 1), repeat=9))).reshape(-1, 3, 3)
         matrices = list(entries[np.abs(np.rint(np.linalg.det(entries))) == 1])
     matrices.sort(
-        key=lambda W: (
-            int((W != np.eye(3)).any()),
-            int(np.abs(W).sum()),
-            int((W < 0).sum()),
-            W.ravel().tolist(),
+        key=lambda axes: (
+            int((axes != np.eye(3)).any()),
+            int(np.abs(axes).sum()),
+            int((axes < 0).sum()),
+            axes.ravel().tolist(),
         )
     )
     if number == 2:  # only what differs modulo 2
         kinds: dict[bytes, np.ndarray] = {}
-        for W in matrices:
-            kinds.setdefault((W % 2).tobytes(), W)
+        for axes in matrices:
+            kinds.setdefault((axes % 2).tobytes(), axes)
         matrices = list(kinds.values())
     return matrices
 
@@ -182,24 +182,24 @@ def normaliser(group: GroupInTheMaking) -> dict[tuple[int, ...], Affine]:
         return {(0,): (unity, np.zeros(3, dtype=int))}
     shifts = group.origins(unity)
     # Origins that differ by a direction which the group leaves free are one.
-    fixed = np.rint((unity - group.R.mean(axis=0)) @ shifts.T * GRID).T
+    fixed = np.rint((unity - group.whole_rotations.mean(axis=0)) @ shifts.T * GRID).T
     _, first = np.unique(fixed, axis=0, return_index=True)
     shifts = shifts[np.sort(first)]
     moves: dict[tuple[int, ...], np.ndarray] = {}
     for shift in shifts:
         moves.setdefault(group.permutation(unity, shift), shift)
     done: set[bytes] = set()
-    for W in candidate_matrices(group.number):
-        if W.tobytes() in done or group.conjugate(W) is None:
+    for axes in candidate_matrices(group.number):
+        if axes.tobytes() in done or group.conjugate(axes) is None:
             continue
-        done |= {np.ascontiguousarray(rotation @ W).tobytes() for rotation in group.point_group}
-        origins = group.origins(W)
+        done |= {np.ascontiguousarray(rotation @ axes).tobytes() for rotation in group.point_group}
+        origins = group.origins(axes)
         if len(origins) == 0:
             continue
-        permutation = group.permutation(W, origins[0])
+        permutation = group.permutation(axes, origins[0])
         for move, shift in moves.items():
             total = tuple(move[letter] for letter in permutation)
-            found.setdefault(total, (W, (origins[0] + shift) % GRID))
+            found.setdefault(total, (axes, (origins[0] + shift) % GRID))
     for one, other in itertools.product(found, repeat=2) if len(found) < 200 else ():
         if tuple(one[letter] for letter in other) not in found:
             raise SystemExit(f"group {group.number}: the permutations are not closed")
@@ -220,9 +220,9 @@ def main() -> None:
                 "normaliser": [
                     {
                         "letters": "".join(LETTERS[letter] for letter in permutation),
-                        "map": np.concatenate([W, w[:, None]], axis=1).ravel().tolist(),
+                        "map": np.concatenate([axes, w[:, None]], axis=1).ravel().tolist(),
                     }
-                    for permutation, (W, w) in normaliser(group).items()
+                    for permutation, (axes, w) in normaliser(group).items()
                 ],
             }
         )
