@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.data import E_ABOVE_HULL, FORMATION_ENERGY, STABLE, Conditions, LabelledStructure
+from models.data import E_ABOVE_HULL, FORMATION_ENERGY, STABLE, SYMPREC, Conditions, LabelledStructure
 from models.errors import ContractError, ModelsError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def check_generator(
         "another seed gives the same crystals",
     )
     _require(model.sample(0, conditions, 1) == [], "asked for no crystal, one comes")
-    for narrow in (replace(conditions, max_atoms=2), replace(conditions, n_elements=(2, 2))):
+    for narrow in _narrower(conditions, first[0]):  # nothing may come back, but nothing else either
         _check_crystals(model.sample(n, narrow, 3), narrow, n)
     with tempfile.TemporaryDirectory() as folder:
         _check_round_trip(cls, model, conditions, n, Path(folder) / "first")
@@ -201,6 +201,21 @@ def check_config(cls: type[Any], options: Mapping[str, Any] | None = None) -> No
         raise ContractError("the options of the check are not valid", value=str(error)) from error
     document = json.loads(json.dumps(built.model_dump(mode="json")))
     _require(config(**document) == built, "Config does not survive JSON", document)
+
+
+def _narrower(conditions: Conditions, crystal: Structure) -> list[Conditions]:
+    """Return conditions that leave less; `crystal`, made under `conditions`, shows what is possible."""
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    formula = crystal.composition.reduced_formula
+    group = SpacegroupAnalyzer(crystal, symprec=SYMPREC).get_space_group_number()
+    return [
+        replace(conditions, max_atoms=2),
+        replace(conditions, n_elements=(2, 2)),
+        replace(conditions, formula=formula),
+        replace(conditions, spacegroups=(group,)),
+        replace(conditions, formula=formula, spacegroups=(2, group)),
+    ]
 
 
 def _check_crystals(crystals: Sequence[Structure], conditions: Conditions, n: int) -> None:

@@ -19,14 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import spglib
 
-from models.data import E_ABOVE_HULL, LabelledStructure
+from models.data import E_ABOVE_HULL, SYMPREC, LabelledStructure
 from models.generators.ionic import N_ELEMENTS
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-SYMPREC = 0.1
-"""Tolerance [Å] of space groups, as the Materials Project takes it."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +106,11 @@ class PrototypeClass:
     """(n_primitive, 3)."""
     numbers: np.ndarray
     """(n_primitive,)."""
+
+    @property
+    def spacegroup(self) -> int:
+        """International number of the crystal's space group."""
+        return int(self.label.split("_")[1])
 
     def arrangement(self, exchange: Mapping[int, int]) -> tuple[object, ...]:
         """Return a key for this class with other elements on its slots; alike slots may be swapped.

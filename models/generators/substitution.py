@@ -16,7 +16,6 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -24,7 +23,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.data import E_ABOVE_HULL, Conditions, LabelledStructure
-from models.errors import NotFittedError, OptionsError, TrainingDataError
+from models.errors import NotFittedError, TrainingDataError
+from models.generators.assignments import atomic_numbers, choices_in_order, ordered_choices
 from models.generators.ionic import N_ELEMENTS, ionic_table
 from models.generators.prototypes import (
     Formula,
@@ -86,7 +86,7 @@ class _Pairs:
     assignments: np.ndarray
     """(n_assignments, n_elements) atomic numbers, in the order of each prototype's formula."""
     log_weight: np.ndarray
-    """(n_prototypes, n_assignments), normalised to a sum of one over all."""
+    """(n_prototypes, n_assignments); in a draw the weights of one number of elements sum to one."""
 
 
 class SubstitutionGenerator:
@@ -152,7 +152,10 @@ class SubstitutionGenerator:
             if key in seen:  # the same crystal all the same, which its slots did not tell
                 continue
             seen.add(key)
-            found.append(exchanged_structure(lattice, kind, numbers, exchange, self._formulas[index]))
+            crystal = exchanged_structure(lattice, kind, numbers, exchange, self._formulas[index])
+            if not conditions.allows(crystal):  # a tolerance in Å means less in a smaller cell
+                continue
+            found.append(crystal)
             if len(found) == n:
                 break
         return found
@@ -306,35 +309,61 @@ class SubstitutionGenerator:
 
     def _pairs(self, conditions: Conditions, rng: np.random.Generator) -> list[_Pairs]:
         """Weigh all pairs that can keep to the conditions, each number of elements being equally likely."""
-        prototypes = self._fitted()
-        wanted = _atomic_numbers(conditions.elements)
-        table = ionic_table().log_p
-        low, high = conditions.n_elements
+        wanted = atomic_numbers(conditions.elements)
+        amounts = {atomic_numbers([symbol])[0]: n for symbol, n in conditions.amounts().items()}
+        low, high = (len(amounts), len(amounts)) if amounts else conditions.n_elements
         groups = []
         for size in range(low, min(high, len(wanted)) + 1):
-            fitting = np.array(
-                [
-                    index
-                    for index, formula in enumerate(self._formulas)
-                    if len(formula.elements) == size
-                    and sum(formula.amounts) <= conditions.max_atoms
-                    # a conventional cell holds at most four primitive ones
-                    and prototypes.n_atoms[index] <= 4 * conditions.max_atoms
-                ],
-                dtype=np.int64,
-            )
+            fitting = self._fitting(size, conditions, sorted(amounts.values()))
             if len(fitting) == 0:
                 continue
-            assignments = _assignments(wanted, size, max(1, self.config.max_pairs // len(fitting)), rng)
-            if len(fitting) > self.config.max_pairs:
-                fitting = np.sort(rng.choice(fitting, self.config.max_pairs, replace=False))
-            rows = np.array([self._rows[index] for index in fitting])  # (n_prototypes, size)
-            above = prototypes.e_above_hull[fitting] / self.config.hull_scale_ev_per_atom
-            weight = np.repeat(-np.minimum(above, FLOOR_HULL)[:, None], len(assignments), axis=1)
-            for slot in range(size):
-                weight += table[rows[:, slot, None], assignments[None, :, slot]]
-            groups.append(_Pairs(fitting, assignments, weight - np.logaddexp.reduce(weight, axis=None)))
+            found: list[_Pairs] = []
+            if amounts:  # each element where the prototype has as many atoms of one
+                orders = [self._formulas[index].amounts for index in fitting]
+                for order in sorted(set(orders)):
+                    same = fitting[[other == order for other in orders]]
+                    found.append(self._weighed(same, choices_in_order(amounts, order)))
+            else:
+                ways_of = ordered_choices(wanted, size, max(1, self.config.max_pairs // len(fitting)), rng)
+                if len(fitting) > self.config.max_pairs:
+                    fitting = np.sort(rng.choice(fitting, self.config.max_pairs, replace=False))
+                found.append(self._weighed(fitting, ways_of))
+            total = np.logaddexp.reduce([np.logaddexp.reduce(one.log_weight, axis=None) for one in found])
+            groups += [_Pairs(one.prototypes, one.assignments, one.log_weight - total) for one in found]
         return groups
+
+    def _fitting(self, size: int, conditions: Conditions, amounts: list[int]) -> np.ndarray:
+        """Return the prototypes of `size` elements that the conditions leave (n_prototypes,).
+
+        Args:
+            size: Number of elements.
+            conditions: Limits of cell and space group.
+            amounts: Rising numbers of atoms in the formula unit; empty for any.
+        """
+        n_atoms = self._fitted().n_atoms
+        found = [
+            index
+            for index, formula in enumerate(self._formulas)
+            if len(formula.elements) == size
+            and sum(formula.amounts) <= conditions.max_atoms
+            # a conventional cell holds at most four primitive ones
+            and n_atoms[index] <= 4 * conditions.max_atoms
+            and (not amounts or sorted(formula.amounts) == amounts)
+        ]
+        if conditions.spacegroups:  # 2 ms per crystal, once per process
+            kinds = {index: self._class_of(index) for index in found}
+            found = [i for i, kind in kinds.items() if kind and kind.spacegroup in conditions.spacegroups]
+        return np.array(found, dtype=np.int64)
+
+    def _weighed(self, prototypes: np.ndarray, assignments: np.ndarray) -> _Pairs:
+        """Weigh every assignment on every prototype."""
+        table = ionic_table().log_p
+        rows = np.array([self._rows[index] for index in prototypes])  # (n_prototypes, size)
+        above = self._fitted().e_above_hull[prototypes] / self.config.hull_scale_ev_per_atom
+        weight = np.repeat(-np.minimum(above, FLOOR_HULL)[:, None], len(assignments), axis=1)
+        for slot in range(rows.shape[1]):
+            weight += table[rows[:, slot, None], assignments[None, :, slot]]
+        return _Pairs(prototypes, assignments, weight)
 
     def _is_known(self, index: int, arrangement: tuple[object, ...], exchange: dict[int, int]) -> bool:
         """Say whether the reference holds this class with these elements on these slots."""
@@ -354,23 +383,3 @@ class SubstitutionGenerator:
         numbers = np.array([exchange[number] for number in kind.numbers.tolist()], dtype=np.int64)
         ratio = self._volumes[numbers].sum() / self._volumes[kind.numbers].sum()
         return kind.lattice * ratio ** (1 / 3), numbers
-
-
-def _assignments(wanted: list[int], size: int, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Return ordered choices of `size` of the wanted elements (n, size); a random part when above `most`."""
-    total = int(np.prod(np.arange(len(wanted) - size + 1, len(wanted) + 1)))
-    if total <= most:
-        return np.array(list(permutations(wanted, size)), dtype=np.int64)
-    drawn = {tuple(rng.permutation(wanted)[:size].tolist()) for _ in range(most)}
-    return np.array(sorted(drawn), dtype=np.int64)
-
-
-def _atomic_numbers(symbols: Sequence[str]) -> list[int]:
-    from pymatgen.core import Element
-
-    numbers = []
-    for symbol in symbols:
-        if not Element.is_valid_symbol(symbol) or Element(symbol).Z >= N_ELEMENTS:
-            raise OptionsError("no such element", value=symbol, allowed="symbols from H to Lr")
-        numbers.append(int(Element(symbol).Z))
-    return sorted(numbers)

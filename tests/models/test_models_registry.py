@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import json
 import subprocess
 import sys
 
@@ -82,11 +83,26 @@ def test_errors_survive_a_process_border() -> None:
         (("Na", "Cl"), (2, 1), 10),
         (("Na", "Cl"), (0, 1), 10),
         (("Na", "Cl"), (1, 2), 0),
+        (("Na", "Cl"), (2, 2), 10, "not a formula"),
+        (("Na", "Cl"), (2, 2), 10, "NaCl0.5"),
+        (("Na", "Cl"), (2, 2), 10, "KCl"),
+        (("Na", "Cl"), (2, 2), 10, "Na"),
+        (("Na", "Cl"), (2, 2), 3, "Na3Cl"),
+        (("Na", "Cl"), (2, 2), 10, None, (0,)),
+        (("Na", "Cl"), (2, 2), 10, None, (231,)),
     ],
 )
 def test_impossible_conditions_are_refused(arguments: tuple) -> None:
     with pytest.raises(ModelsError):
         Conditions(*arguments)
+
+
+def test_conditions_survive_a_document() -> None:
+    conditions = Conditions(("Ti", "Ca", "O"), (3, 3), 20, "TiCaO3", (62, 221))
+    assert Conditions.of(json.loads(json.dumps(conditions.document()))) == conditions
+    assert (conditions.formula, conditions.amounts()) == ("CaTiO3", {"Ca": 1, "Ti": 1, "O": 3})
+    plain = {"elements": ["Ca", "O"], "n_elements": [1, 2], "max_atoms": 4}
+    assert Conditions.of(plain) == Conditions(("Ca", "O"), (1, 2), 4)
 
 
 def test_registry_and_data_are_light() -> None:

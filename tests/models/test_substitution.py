@@ -312,3 +312,40 @@ def test_twenty_thousand_references_start_in_seconds(data_dir: Path) -> None:
     spent = time.process_time() - begin
     assert len(crystals) == 100
     assert spent < 30, f"fit and 100 crystals took {spent:.0f} s"
+
+
+# --- a formula and space groups -----------------------------------------------------------------------------
+
+
+def test_a_formula_is_kept_and_every_fitting_prototype_is_used(fitted: SubstitutionGenerator) -> None:
+    conditions = Conditions(("Sr", "Ti", "O"), (3, 3), 5, formula="TiSrO3")
+    crystals = fitted.sample(20, conditions, 0)
+    assert {crystal.composition.reduced_formula for crystal in crystals} == {"SrTiO3"}
+    perovskites = {(crystal.properties["source"], *_on_the_cube(crystal)) for crystal in crystals}
+    assert len(perovskites) == len(crystals) == 2  # one class; strontium or titanium in its middle
+    assert conditions.formula == "SrTiO3"
+
+
+def _on_the_cube(crystal: Structure) -> tuple[str, ...]:
+    """Return the element with six neighbours."""
+    return tuple(
+        sorted({site.specie.symbol for site in crystal if len(crystal.get_neighbors(site, 2.1)) == 6})
+    )
+
+
+def test_space_groups_are_kept(fitted: SubstitutionGenerator) -> None:
+    wide = fitted.sample(200, CONDITIONS, 0)
+    for group in (216, 221, 225):
+        narrow = Conditions(CONDITIONS.elements, (2, 3), 12, spacegroups=(group,))
+        crystals = fitted.sample(40, narrow, 0)
+        assert {crystal.get_space_group_info(0.1)[1] for crystal in crystals} == {group}
+        possible = sum(crystal.get_space_group_info(0.1)[1] == group for crystal in wide)
+        assert len(crystals) >= min(possible, 30)
+    none = Conditions(("Sr", "Ti", "O"), (3, 3), 12, formula="SrTiO3", spacegroups=(62,))
+    assert fitted.sample(10, none, 0) == []
+
+
+def test_asking_for_all_space_groups_changes_no_draw(fitted: SubstitutionGenerator) -> None:
+    same = Conditions(CONDITIONS.elements, CONDITIONS.n_elements, 12, spacegroups=tuple(range(1, 231)))
+    first, other = fitted.sample(5, CONDITIONS, 3), fitted.sample(5, same, 3)
+    assert [one.as_dict() for one in first] == [one.as_dict() for one in other]
