@@ -26,8 +26,9 @@ from models.symmetry import MAX_LETTERS
 
 _KERNELS, _STRIDES = (5, 3, 3), (2, 2, 1)
 _ROWS_LEFT = N_ROWS // 4
-_KERAS_MOMENTUM, _KERAS_EPSILON = 0.01, 1e-3
-"""Keras' defaults of batch normalisation; 0.01 is what torch calls momentum, 1 - 0.99."""
+_NORM_MOMENTUM, _NORM_EPSILON = 0.1, 1e-3
+"""Of batch normalisation. Keras averages its statistics over 100 steps (0.01); ten are enough for steady statistics of
+256 genes, and do not leave a training of few steps with those of its start."""
 
 
 class PaperOptions(BaseModel):
@@ -285,23 +286,6 @@ class PaperAutoencoder(nn.Module):
             )
 
 
-def optimizer_of(
-    network: PaperAutoencoder,
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau]:
-    """Return RMSprop with Keras' decay and epsilon, and its schedule: `schedule.step(loss)` after each epoch."""
-    options = network.options
-    optimizer = torch.optim.RMSprop(network.parameters(), lr=options.learning_rate, alpha=0.9, eps=1e-7)
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer,
-        factor=options.plateau_factor,
-        patience=options.plateau_patience,
-        min_lr=options.min_learning_rate,
-        threshold=1e-4,
-        threshold_mode="abs",
-    )
-    return optimizer, schedule
-
-
 def _convolution(n_in: int, n_out: int, layer: int) -> list[nn.Module]:
     kernel, stride = _KERNELS[layer], _STRIDES[layer]
     convolution: nn.Conv1d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
@@ -326,7 +310,7 @@ def _transposed(n_in: int, n_out: int, layer: int) -> nn.ConvTranspose1d:
 
 
 def _norm(channels: int) -> nn.BatchNorm1d:
-    return nn.BatchNorm1d(channels, eps=_KERAS_EPSILON, momentum=_KERAS_MOMENTUM)
+    return nn.BatchNorm1d(channels, eps=_NORM_EPSILON, momentum=_NORM_MOMENTUM)
 
 
 def _linear(n_in: int, n_out: int) -> nn.Linear:
