@@ -83,7 +83,7 @@ class SymmetryTables:
 
 @lru_cache(maxsize=1)
 def _table() -> list[dict[str, Any]]:
-    packed = resources.files("models").joinpath("resources", TABLE).read_bytes()
+    packed = resources.files("models").joinpath(f"resources/{TABLE}").read_bytes()
     groups: list[dict[str, Any]] = json.loads(gzip.decompress(packed))["groups"]
     return groups
 

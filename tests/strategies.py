@@ -6,6 +6,9 @@ import numpy as np
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Lattice, Structure
 
+from models.genes import WyckoffGene
+from models.symmetry import LETTERS, tables
+
 ELEMENTS = ("Li", "O", "Na", "Mg", "Al", "Si", "Ca", "Ti", "Fe", "Zn", "Ge", "Sr")
 
 
@@ -78,3 +81,19 @@ def descriptions(draw: st.DrawFn, structure: Structure, max_atoms: int = 40) -> 
     other.make_supercell(shear)
     rotation, _ = np.linalg.qr(np.random.default_rng(draw(st.integers(0, 999))).normal(size=(3, 3)))
     return Structure(Lattice(other.lattice.matrix @ rotation), other.species, other.frac_coords)
+
+
+@st.composite
+def genes(
+    draw: st.DrawFn, spacegroup: int | None = None, max_orbits: int = 4, allowed: tuple[str, ...] = ELEMENTS
+) -> WyckoffGene:
+    """Wyckoff genes that a crystal can have, of any group unless one is named; not canonical."""
+    known = tables()
+    group = spacegroup or draw(st.integers(1, 230))
+    dof = known.dof[group, : int(known.n_letters[group])].tolist()
+    orbits: list[tuple[str, str]] = []
+    for _ in range(draw(st.integers(1, max_orbits))):
+        taken = {letter for _, letter in orbits}
+        open_letters = [LETTERS[i] for i, free in enumerate(dof) if free or LETTERS[i] not in taken]
+        orbits.append((draw(symbols(allowed)), draw(st.sampled_from(open_letters))))
+    return WyckoffGene(group, tuple(orbits))
