@@ -13,6 +13,7 @@ from typing import Any
 from models.errors import OptionsError, UnknownComponentError
 
 GENERATORS: dict[str, str] = {
+    "ftcp": "models.generators.ftcp.generator:FTCPGenerator",
     "substitution": "models.generators.substitution:SubstitutionGenerator",
 }
 """Models that propose crystals."""
@@ -24,11 +25,13 @@ SURROGATES: dict[str, str] = {
 
 HEADS: dict[str, str] = {
     "cgcnn": "models.heads.cgcnn:CGCNNHead",
+    "wyckoff": "models.heads.wyckoff:WyckoffHead",
 }
 """Models that predict properties of a crystal, with an uncertainty."""
 
 DISCRIMINATORS: dict[str, str] = {
     "cgcnn": "models.discriminators.cgcnn:CGCNNDiscriminator",
+    "wyckoff": "models.discriminators.wyckoff:WyckoffDiscriminator",
 }
 """Models that tell stable from unstable crystals."""
 
