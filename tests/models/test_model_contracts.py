@@ -16,7 +16,17 @@ from models.generators.substitution import SubstitutionGenerator
 from models.registry import GENERATORS, SURROGATES, resolve
 from models.testing import check_config, check_generator, check_surrogate, reference_crystals
 
-QUICK_OPTIONS: dict[str, dict[str, Any]] = {}
+QUICK_OPTIONS: dict[str, dict[str, Any]] = {
+    "ftcp": {
+        "filters": 32,
+        "dense": 64,
+        "latent": 32,
+        "epochs": 60,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "fine_tune_epochs": 3,
+    },
+}
 """Options that make a generator's check quick, by registry name."""
 
 
