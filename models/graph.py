@@ -165,8 +165,8 @@ class GraphSet:
         """Join the graphs at `indices` (n_crystals,), in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         n_atoms, n_edges = self._n_atoms[chosen], self._n_edges[chosen]
-        atoms = _ranges(self._atom_start[chosen], n_atoms)  # (n_atoms,)
-        edges = _ranges(self._edge_start[chosen], n_edges)  # (n_edges,)
+        atoms = joined_ranges(self._atom_start[chosen], n_atoms)  # (n_atoms,)
+        edges = joined_ranges(self._edge_start[chosen], n_edges)  # (n_edges,)
         shift = np.repeat(np.cumsum(n_atoms) - n_atoms, n_edges)  # (n_edges,)
 
         def put(array: npt.NDArray) -> torch.Tensor:
@@ -186,7 +186,7 @@ def _join(arrays: Sequence[npt.NDArray], dtype: type) -> npt.NDArray:
     return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(0, dtype)
 
 
-def _ranges(starts: IntArray, lengths: IntArray) -> IntArray:
+def joined_ranges(starts: IntArray, lengths: IntArray) -> IntArray:
     """Return the ranges start, start + 1, ..., start + length - 1, one after the other."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0

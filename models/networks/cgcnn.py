@@ -54,9 +54,9 @@ class GatedConvolution(nn.Module):
 
     def __init__(self, hidden: int, gaussians: int) -> None:
         super().__init__()
-        self.from_centre = _linear(hidden, 2 * hidden)
-        self.from_neighbour = _linear(hidden, 2 * hidden, bias=False)
-        self.from_edge = _linear(gaussians, 2 * hidden, bias=False)
+        self.from_centre = linear(hidden, 2 * hidden)
+        self.from_neighbour = linear(hidden, 2 * hidden, bias=False)
+        self.from_edge = linear(gaussians, 2 * hidden, bias=False)
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, atoms: torch.Tensor, edges: torch.Tensor, graph: GraphBatch) -> torch.Tensor:
@@ -89,23 +89,14 @@ class CGCNN(nn.Module):
         self.register_buffer("element_features", table)
         self.register_buffer("centres", torch.linspace(0.0, config.cutoff_ang, config.gaussians))
         self.width_ang = config.cutoff_ang / (config.gaussians - 1)
-        self.embed_properties = _linear(table.shape[1], config.hidden)
+        self.embed_properties = linear(table.shape[1], config.hidden)
         self.embed_element = nn.Parameter(torch.zeros(table.shape[0], config.hidden))
         self.layers = nn.ModuleList(
             GatedConvolution(config.hidden, config.gaussians) for _ in range(config.convolutions)
         )
-        self.readout = _linear(config.hidden, config.hidden)
-        self.output = _linear(config.hidden, n_outputs)
-        self._initialise(seed)
-
-    def _initialise(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                bound = 1.0 / math.sqrt(module.in_features)  # torch's own bound for a linear layer
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                if module.bias is not None:
-                    nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        self.readout = linear(config.hidden, config.hidden)
+        self.output = linear(config.hidden, n_outputs)
+        initialise(self, seed)
 
     def forward(self, graph: GraphBatch) -> torch.Tensor:
         """Return (n_crystals, n_outputs)."""
@@ -147,7 +138,18 @@ def sum_segments(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return summed
 
 
-def _linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
+def linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
     """Return a linear layer whose weights are not yet set, without drawing from the global random state."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)  # type: ignore[no-untyped-call]
     return layer
+
+
+def initialise(network: nn.Module, seed: int) -> None:
+    """Draw the weights of all linear layers of a network from the seed, within ± 1/√(n_in)."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            bound = 1.0 / math.sqrt(module.in_features)  # torch's own bound for a linear layer
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)

@@ -29,7 +29,7 @@ def small_discriminator(**options: object) -> CGCNNDiscriminator:
 
 @pytest.mark.parametrize("kind", sorted(DISCRIMINATORS))
 def test_every_registered_discriminator_keeps_the_contract(kind: str, tmp_path: Path) -> None:
-    found = build(kind, DISCRIMINATORS, "discriminator", SMALL if kind == "cgcnn" else {})
+    found = build(kind, DISCRIMINATORS, "discriminator", SMALL)
     assert isinstance(found, Discriminator)
     check_discriminator(found, toy_crystals(40), tmp_path, seed=5)
 
