@@ -14,19 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from campaign.chemistry import ChemistryConfig, parse_formula
 from campaign.errors import ConfigError
 from campaign.store import StoreConfig
-
-_SYMBOLS = (
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As "
-    "Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd "
-    "Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu"
-)
-
-CHEMICAL_SYMBOLS = tuple(_SYMBOLS.split())
-"""Elements that a campaign may name, hydrogen to plutonium."""
 
 RESUMABLE = frozenset({"site", "stop", "labels.max_attempts", "store"})
 """Dotted keys whose edit on resume changes neither what a label means nor which candidate is chosen."""
@@ -36,45 +28,6 @@ class Block(BaseModel):
     """A block of campaign.yaml: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ChemistryConfig(Block):
-    """What the campaign may propose."""
-
-    elements: tuple[str, ...] = Field(min_length=1, description="Chemical symbols, for example [Ca, Mg, Si].")
-    n_elements: tuple[int, int] = Field(
-        (2, 3), description="Fewest and most different elements in one crystal; a single number means both."
-    )
-    max_atoms: Annotated[int, Field(ge=1, le=200)] = Field(
-        12, description="Most atoms in the primitive cell."
-    )
-
-    @field_validator("n_elements", mode="before")
-    @classmethod
-    def _one_number_means_both(cls, value: object) -> object:
-        return (value, value) if isinstance(value, int) else value
-
-    @field_validator("elements")
-    @classmethod
-    def _known_and_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for symbol in value:
-            if symbol not in CHEMICAL_SYMBOLS:
-                close = difflib.get_close_matches(symbol.capitalize(), CHEMICAL_SYMBOLS, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"{symbol!r} is not a chemical element{hint} (allowed: H to Pu)")
-        if len(set(value)) != len(value):
-            raise ValueError("an element is named twice")
-        return value
-
-    @model_validator(mode="after")
-    def _counts_fit(self) -> ChemistryConfig:
-        low, high = self.n_elements
-        if not 1 <= low <= high <= len(self.elements):
-            raise ValueError(
-                f"n_elements {list(self.n_elements)} must be ordered and lie between 1 and the "
-                f"{len(self.elements)} elements named"
-            )
-        return self
 
 
 class ReferenceConfig(Block):
@@ -88,6 +41,18 @@ class ReferenceConfig(Block):
     hull: tuple[str, ...] | None = Field(
         None, description="Sources of formation energies for the hull; the crystals themselves when left out."
     )
+    exclude: tuple[str, ...] = Field(
+        (),
+        description="Formulas left out of what models and generators learn from, prototypes and the novelty screen, "
+        "all polymorphs of each: to see whether they are found again. The hull keeps them.",
+    )
+
+    @field_validator("exclude")
+    @classmethod
+    def _formulas(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for formula in value:
+            parse_formula(formula)
+        return value
 
 
 class ComponentConfig(Block):

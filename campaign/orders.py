@@ -75,17 +75,12 @@ class OrderBook:
     def _sample(self, action: Sample, state: CampaignState) -> dict[str, Any]:
         role = self.roles[self.spec.generators[action.generator]]
         version = state.version(role.key, self.spec.generator_term(action.round))
-        chemistry = self.config.chemistry
         return {
             "kind": role.kind,
             "checkpoint": version.checkpoint if version else None,
             "n": action.n,
             "seed": action.seed,
-            "conditions": {
-                "elements": list(chemistry.elements),
-                "n_elements": list(chemistry.n_elements),
-                "max_atoms": chemistry.max_atoms,
-            },
+            "conditions": self.config.chemistry.conditions(),
         }
 
     def _screen(self, action: Screen) -> dict[str, Any]:
@@ -106,6 +101,7 @@ class OrderBook:
             "screens": [[kind, dict(options)] for kind, options in segment.screens],
             "surrogate": self.config.surrogate.model_dump(mode="json"),
             "reference": self.reference,
+            "exclude": list(self.config.reference.exclude),
             "earlier": earlier,
             "seed": derive_seed(self.config.seed, "screen", action.round, action.segment),
             "elements": list(self.config.chemistry.elements),
@@ -177,8 +173,9 @@ class OrderBook:
             "parent": parent.checkpoint if parent else None,
             "parent_term": parent.term if parent else 0,
             "reference": self.reference,
+            "exclude": list(self.config.reference.exclude),
             "labelled": self._labelled(action.term, state),
-            "conditions": self.config.chemistry.model_dump(mode="json"),
+            "conditions": self.config.chemistry.conditions(),
             "holdout_fraction": learn.holdout_fraction,
             "stable_ev_per_atom": learn.stable_ev_per_atom,
             "max_reference": learn.max_reference,

@@ -36,7 +36,7 @@ def sample(task: Task) -> Result:
     """Sample crystals from a generator.
 
     Args:
-        task: `kind`, `options`, `checkpoint`, `n`, `seed`, `conditions` {elements, n_elements, max_atoms}.
+        task: `kind`, `options`, `checkpoint`, `n`, `seed`, `conditions` (see `models.data.Conditions.document`).
 
     Returns:
         `candidates`: id, formula, chemsys, n_atoms, spacegroup, bucket, structure and provenance of each.
@@ -45,13 +45,8 @@ def sample(task: Task) -> Result:
     from models.data import Conditions
 
     generator = _model("generator", task["kind"], task["checkpoint"])
-    conditions = Conditions(
-        elements=tuple(task["conditions"]["elements"]),
-        n_elements=tuple(task["conditions"]["n_elements"]),
-        max_atoms=task["conditions"]["max_atoms"],
-    )
     found = []
-    for structure in generator.sample(task["n"], conditions, task["seed"]):
+    for structure in generator.sample(task["n"], Conditions.of(task["conditions"]), task["seed"]):
         described = describe(structure)
         if described is not None:
             found.append({**described, "structure": structure.as_dict()})
@@ -64,7 +59,7 @@ def screen(task: Task) -> Result:
 
     Args:
         task: `items` [{id, structure, values}], `screens` [[kind, options]], `surrogate` {kind, options},
-            `reference` (path), `earlier` {bucket: [[id, structure]]}, `seed`, `elements`.
+            `reference` (path), `exclude` [formula], `earlier` {bucket: [[id, structure]]}, `seed`, `elements`.
 
     Returns:
         `outcomes`: candidate_id, passed, rejected_by, reason, values, structure (if replaced), seconds.
@@ -79,7 +74,7 @@ def screen(task: Task) -> Result:
         ScreenItem(one["id"], Structure.from_dict(one["structure"]), one["values"]) for one in task["items"]
     ]
     context = ScreenContext(
-        reference=load_prepared(Path(task["reference"])),
+        reference=load_prepared(Path(task["reference"]), task["exclude"]),
         surrogate=_LazySurrogate(task["surrogate"]),
         earlier={
             bucket: [(name, Structure.from_dict(structure)) for name, structure in ones]

@@ -85,7 +85,7 @@ def training_sets(task: Mapping[str, Any]) -> Sets:
     from models.data import LabelledStructure
     from models.splitting import split_by_composition
 
-    reference = load_prepared(Path(task["reference"]))
+    reference = load_prepared(Path(task["reference"]), task["exclude"])
     hull = ReferenceHull(reference.hull_entries)
     known = [
         LabelledStructure(structure, _properties(energy, above, task["stable_ev_per_atom"]))
@@ -223,8 +223,7 @@ def _variety(generator: Any, task: Mapping[str, Any]) -> dict[str, Any]:
     from campaign.references.fingerprint import candidate_id
     from models.data import Conditions
 
-    wanted = task["conditions"]
-    conditions = Conditions(tuple(wanted["elements"]), tuple(wanted["n_elements"]), wanted["max_atoms"])
+    conditions = Conditions.of(task["conditions"])
     made: Sequence[Any] = generator.sample(GENERATION_CHECK, conditions, task["seed"])
     return {
         "returned": len(made),

@@ -122,8 +122,12 @@ def prepare_reference(reference: ReferenceSet, folder: Path, name: str = FILE_NA
     return path
 
 
-def load_prepared(path: str | Path) -> ReferenceSet:
+def load_prepared(path: str | Path, exclude: Sequence[str] = ()) -> ReferenceSet:
     """Read what `prepare_reference` wrote; the result is kept for the life of the process.
+
+    Args:
+        path: The prepared file.
+        exclude: Formulas whose crystals are left out, see `ReferenceSet.without_crystals_of`.
 
     Raises:
         ReferenceDataError: The file is missing, was changed since, or is of another layout version.
@@ -136,13 +140,18 @@ def load_prepared(path: str | Path) -> ReferenceSet:
             cure="run the campaign from its run folder again",
         )
     stat = path.stat()
-    return _load(path, stat.st_mtime_ns, stat.st_size)
+    return _load_without(path, stat.st_mtime_ns, stat.st_size, tuple(exclude))
 
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=4)
+def _load_without(path: Path, mtime_ns: int, size: int, exclude: tuple[str, ...]) -> ReferenceSet:
+    return _load(path, mtime_ns, size).without_crystals_of(exclude)
 
 
 @functools.lru_cache(maxsize=4)

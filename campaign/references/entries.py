@@ -7,6 +7,7 @@ when somebody asks for one, so that 20,000 of them are read in a second. `campai
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -129,6 +130,23 @@ class ReferenceSet:
         allowed = frozenset(elements)
         kept = tuple(entry for entry in self.entries if entry.elements <= allowed)
         return ReferenceSet(kept, self.set_aside, self.sources)
+
+    def without_crystals_of(self, formulas: Iterable[str]) -> ReferenceSet:
+        """Return the set with only the energies of some formulas, so that they count in the hull alone.
+
+        Args:
+            formulas: In any way of writing; every polymorph of each loses its crystal.
+        """
+        from pymatgen.core import Composition
+
+        hidden = {Composition(formula).reduced_formula for formula in formulas}
+        if not hidden:
+            return self
+        entries = tuple(
+            dataclasses.replace(entry, raw=None) if entry.formula in hidden else entry
+            for entry in self.entries
+        )
+        return ReferenceSet(entries, self.set_aside, self.sources)
 
     @cached_property
     def elements(self) -> frozenset[str]:

@@ -36,7 +36,9 @@ class ChargeNeutralityOptions(ScreenOptions):
     """SMACT's test: some choice of known oxidation states makes the formula neutral."""
 
     oxidation_states: OxidationStates = Field(
-        "icsd24", description="List of known oxidation states, by its name in smact; it is recorded."
+        "icsd24",
+        description="List of oxidation states, by its name in smact; it is recorded. icsd24: seen in the ICSD, with "
+        "unusual ones such as Bi(II), In(II), Ag(III); icsd16, smact14: earlier lists; pymatgen_sp: usual ones only.",
     )
     pauling_test: bool = Field(
         True, description="Cations must be less electronegative than anions for the choice to count."

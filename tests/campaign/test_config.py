@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from math import gcd
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
 from pydantic import ValidationError
+from pymatgen.core import Composition
+from strategies import compositions
 
+from campaign.chemistry import parse_formula
 from campaign.config import changes, config_document, config_hash, json_schema, load_config, parse_config
 from campaign.errors import ConfigError
 from campaign.templates import TEMPLATES, template_text, write_template
+from models.data import Conditions
 
 SMALL = {"name": "small", "chemistry": {"elements": ["Ca", "Si"], "n_elements": 2}}
 
@@ -52,6 +58,15 @@ def test_init_does_not_overwrite(tmp_path):
         ({"generators": [{"knd": "x"}]}, ["generators.0"]),
         ({"store": {"kind": "mongomock"}}, ["mongomock", "lost", "embedded"]),
         ({"name": "a b"}, ["name", "'a b'"]),
+        ({"chemistry": {}}, ["chemistry", "elements is missing", "or a formula"]),
+        ({"chemistry": {"formula": "CaTiQ3"}}, ["chemistry", "'Q' is not a chemical element"]),
+        ({"chemistry": {"formula": "CaTi(O3"}}, ["'CaTi(O3' is no chemical formula", "CaTiO3"]),
+        ({"chemistry": {"formula": "CaTiO3", "elements": ["Ca", "O"]}}, ["say something else", "CaTiO3"]),
+        ({"chemistry": {"formula": "CaTiO3", "n_elements": 2}}, ["say something else", "leave them out"]),
+        ({"chemistry": {"formula": "CaTiO3", "max_atoms": 4}}, ["5 atoms", "raise max_atoms"]),
+        ({"chemistry": {"formula": "CaTiO3", "spacegroups": [0]}}, ["spacegroups.0", "got 0"]),
+        ({"chemistry": {"formula": "CaTiO3", "spacegroups": [62, 62]}}, ["a space group is named twice"]),
+        ({"reference": {"exclude": ["CaTjO3"]}}, ["reference.exclude", "'Tj' is not a chemical element"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(change, words):
@@ -61,6 +76,25 @@ def test_mistakes_are_told_in_one_line(change, words):
     assert "\n" not in line
     for word in words:
         assert word in line
+
+
+def test_a_formula_names_its_elements_and_becomes_conditions():
+    chemistry = parse_config(
+        {"name": "a", "chemistry": {"formula": "Ca2Ti2O6", "spacegroups": [62]}}, "x"
+    ).chemistry
+    assert (chemistry.elements, chemistry.n_elements) == (("Ca", "Ti", "O"), (3, 3))
+    conditions = Conditions.of(chemistry.conditions())
+    assert (conditions.formula, conditions.spacegroups, conditions.max_atoms) == ("CaTiO3", (62,), 12)
+    plain = parse_config(SMALL, "x").chemistry
+    assert Conditions.of(plain.conditions()).formula is None
+
+
+@given(compositions())
+def test_formulas_are_read_as_pymatgen_reads_them(composition):
+    text = composition.formula.replace(" ", "")
+    amounts = parse_formula(text)
+    assert Composition(amounts) == composition / gcd(*map(int, composition.values()))
+    assert parse_formula(f"({text})2") == amounts
 
 
 def test_missing_and_broken_files(tmp_path):
