@@ -41,6 +41,7 @@ from models.generators.ftcp.representation import (
     read_cells,
     to_structure,
 )
+from models.generators.ftcp.seeds import Seeds
 from models.metrics import Metrics
 from models.symmetrise import spacegroup_number
 from models.training import derive_seed, draw_replay
@@ -81,9 +82,9 @@ class FTCPGenerator:
         """Of the last `fit` or `fine_tune`."""
         self._device = find_device(self.config.device)
         self._network: FTCPNetwork | None = None
-        self._seeds, _ = read_cells([], self.layout)
-        self._seed_weights = torch.zeros(0)  # (n_seeds,)
-        self._latent = torch.zeros((0, self.config.latent))  # (n_seeds, latent)
+        self._seeds = Seeds(
+            read_cells([], self.layout)[0], torch.zeros(0), torch.zeros((0, self.config.latent))
+        )
         n_properties = len(self.config.properties)
         self._target_low = torch.full((n_properties,), _UNKNOWN)  # in the unit of the property
         self._target_spread = torch.ones(n_properties)
@@ -122,17 +123,19 @@ class FTCPGenerator:
         allowed[atomic_numbers(list(conditions.amounts()) or conditions.elements)] = True
         if n <= 0 or conditions.n_elements[0] > self.config.max_elements:
             return []
-        chances = self._seed_chances(conditions, allowed)
+        chances = self._seeds.chances(conditions, allowed)
         found: list[Structure] = []
         for round_ in range(max(1, -(-n * self.config.draws_per_crystal // _DRAWS))):
             generator = torch.Generator().manual_seed(derive_seed(seed, round_))
-            latent, sources = self._draw(chances, generator)
+            latent, sources = self._seeds.draw(
+                _DRAWS, chances, self.config.noise, self.config.prior_fraction, generator
+            )
             cells = self._decoded(latent, allowed)
             for place in torch.nonzero(possible(cells))[:, 0].tolist():
                 crystal = to_structure(cells, place)
                 if not (_has_symmetry(crystal) and conditions.allows(crystal)):
                     continue
-                crystal.properties = {"source": self._formula(sources[place])}
+                crystal.properties = {"source": self._seeds.formula(sources[place])}
                 found.append(crystal)
                 if len(found) == n:
                     return found
@@ -168,8 +171,8 @@ class FTCPGenerator:
         both = Cells.joined([cells, old_cells])
         self._train(network, both, truth, weights, fine=True, seed=derive_seed(seed, 1))
         self.n_left_out = len(labelled) - len(cells)
-        seeds = Cells.joined([self._seeds, cells])
-        self._adopt(network, seeds, torch.cat([self._seed_weights, weights[: len(items), 0]]))
+        known = Cells.joined([self._seeds.cells, cells])
+        self._adopt(network, known, torch.cat([self._seeds.weights, weights[: len(items), 0]]))
 
     def reconstruct(self, structures: Sequence[Structure]) -> list[Structure | None]:
         """Return what the decoder makes of the latent means of crystals.
@@ -236,12 +239,8 @@ class FTCPGenerator:
             NotFittedError: Before `fit` or `load`.
             CheckpointError: The folder cannot be written.
         """
-        weights = {f"network.{name}": tensor for name, tensor in self._fitted().state_dict().items()}
-        weights |= {f"seeds.{name}": tensor for name, tensor in self._seeds.tensors().items()}
-        weights |= {"seed_weights": self._seed_weights, "latent": self._latent}
-        weights |= {"target_low": self._target_low, "target_spread": self._target_spread}
         state = {"n_left_out": self.n_left_out}
-        save_checkpoint(Path(folder), KIND, self.config.model_dump(mode="json"), state, weights)
+        save_checkpoint(Path(folder), KIND, self.config.model_dump(mode="json"), state, self._weights())
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
@@ -263,6 +262,14 @@ class FTCPGenerator:
             ) from error
         return model
 
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Return all that was learnt, for `_restore`."""
+        weights = {f"network.{name}": tensor for name, tensor in self._fitted().state_dict().items()}
+        weights |= {f"seeds.{name}": tensor for name, tensor in self._seeds.cells.tensors().items()}
+        weights |= {"seed_weights": self._seeds.weights, "latent": self._seeds.latent}
+        weights |= {"target_low": self._target_low, "target_spread": self._target_spread}
+        return weights
+
     def _restore(self, weights: Mapping[str, torch.Tensor], n_left_out: int) -> None:
         parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "seeds": {}}
         for name, tensor in weights.items():
@@ -272,8 +279,7 @@ class FTCPGenerator:
         network = FTCPNetwork(self.config, self.layout, 0)
         network.load_state_dict(parts["network"])
         self._network = network.to(self._device).eval()
-        self._seeds = Cells(**parts["seeds"])
-        self._seed_weights, self._latent = weights["seed_weights"], weights["latent"]
+        self._seeds = Seeds(Cells(**parts["seeds"]), weights["seed_weights"], weights["latent"])
         self._target_low, self._target_spread = weights["target_low"], weights["target_spread"]
         self.n_left_out = n_left_out
 
@@ -282,9 +288,9 @@ class FTCPGenerator:
             raise NotFittedError("the generator knows nothing yet", cure="call fit or load first")
         return self._network
 
-    def _adopt(self, network: FTCPNetwork, seeds: Cells, weights: torch.Tensor) -> None:
-        self._network, self._seeds, self._seed_weights = network, seeds, weights
-        self._latent = self._encoded(seeds)
+    def _adopt(self, network: FTCPNetwork, known: Cells, weights: torch.Tensor) -> None:
+        self._network = network
+        self._seeds = Seeds(known, weights, self._encoded(known))
 
     def _read(self, structures: Sequence[Structure], fewest: int) -> tuple[Cells, list[int]]:
         cells, kept = read_cells(structures, self.layout)
@@ -353,40 +359,6 @@ class FTCPGenerator:
         with torch.no_grad():
             arrays = (network.unscale(network.decode(piece)).cpu() for piece in self._pieces(latent))
             return Cells.joined([empty, *(decode(array, self.layout, allowed) for array in arrays)])
-
-    def _seed_chances(self, conditions: Conditions, allowed: torch.Tensor) -> torch.Tensor:
-        """Return (n_seeds,) weights of the known crystals to start from; all zero where none will do."""
-        seeds, amounts = self._seeds, sorted(conditions.amounts().values())
-        low, high = (len(amounts), len(amounts)) if amounts else conditions.n_elements
-        present = seeds.elements > 0
-        n_elements = present.sum(dim=1)
-        right = (low <= n_elements) & (n_elements <= high) & (seeds.n_sites <= conditions.max_atoms)
-        ours = right & (allowed[seeds.elements] | ~present).all(dim=1)
-        better = [ours]
-        if amounts and len(amounts) <= self.config.max_elements:
-            wanted = torch.tensor([0] * (self.config.max_elements - len(amounts)) + amounts)
-            counts = seeds.counts.sort(dim=1).values  # (n_seeds, max_elements)
-            alike = right & (counts * wanted.sum() == wanted * seeds.n_sites[:, None]).all(dim=1)
-            better = [ours & alike, alike, ours]
-        return self._seed_weights * next((mask for mask in better if bool(mask.any())), right)
-
-    def _draw(self, chances: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, list[int]]:
-        """Return latent vectors (64, latent) and the seeds they come from, -1 for the prior."""
-        noise = torch.randn((_DRAWS, self.config.latent), generator=generator)
-        free = torch.rand(_DRAWS, generator=generator) < self.config.prior_fraction
-        if not bool((chances > 0.0).any()):
-            return noise, [-1] * _DRAWS
-        chosen = torch.multinomial(chances, _DRAWS, replacement=True, generator=generator)
-        around = self._latent[chosen] + self.config.noise * noise
-        return torch.where(free[:, None], noise, around), torch.where(free, -1, chosen).tolist()
-
-    def _formula(self, source: int) -> str:
-        from pymatgen.core import Composition, Element
-
-        if source < 0:
-            return "prior"
-        pairs = zip(self._seeds.elements[source].tolist(), self._seeds.counts[source].tolist(), strict=True)
-        return str(Composition({Element.from_Z(z).symbol: n for z, n in pairs if z}).reduced_formula)
 
 
 def _has_symmetry(crystal: Structure) -> bool:
