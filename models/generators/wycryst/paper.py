@@ -58,7 +58,9 @@ class PaperOptions(BaseModel):
         description="soft: relative error of the formula, with gradients; paper: as published, without any.",
     )
     soft_formula_weight: float = Field(
-        default=1.0, ge=0.0, description="Weight of the soft formula term, a sum over genes; our choice."
+        default=1 / 64,
+        ge=0.0,
+        description="Weight of the soft formula term, a sum over genes; our choice: larger ones spoil the letters.",
     )
     paper_formula_weight: float = Field(
         default=1 / 256, ge=0.0, description="Weight of the published formula term, a sum over genes."
