@@ -8,11 +8,9 @@ of crystals before the first sample; so it is found on demand and remembered.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from importlib import resources
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
@@ -188,33 +186,6 @@ def _scaled_distances(
     )
     apart = distance > 1e-6
     return centre[apart], other[apart], distance[apart]
-
-
-def fit_atomic_volumes(prototypes: Prototypes) -> np.ndarray:
-    """Return the volume that an atom of each element takes up (104,) [Å³], by atomic number.
-
-    Least squares over all prototypes, drawn towards the volume of the element itself where an element is
-    rare. The ratio of these sums predicts how the volume changes when elements are exchanged: on 300
-    isostructural pairs of the Materials Project the median error was 4 %, against 5 % for pymatgen's
-    reference lattice scaling with atomic radii and 8 % for its data-mined lattice scaling.
-    """
-    text = resources.files("models").joinpath("resources/chgnet_element_energies.json").read_text("utf-8")
-    from pymatgen.core import Element
-
-    prior = np.full(N_ELEMENTS, 20.0)
-    for symbol, entry in json.loads(text)["elements"].items():
-        prior[Element(symbol).Z] = min(float(entry["volume_per_atom"]), 60.0)
-    if len(prototypes) == 0:
-        return prior
-    owner = np.repeat(np.arange(len(prototypes)), prototypes.n_atoms)
-    shares = np.zeros((len(prototypes), N_ELEMENTS))
-    np.add.at(shares, (owner, prototypes.numbers), 1.0)
-    shares /= prototypes.n_atoms[:, None]
-    volumes = np.abs(np.linalg.det(prototypes.lattice)) / prototypes.n_atoms
-    strength = 1.0  # one crystal's worth of belief in the prior
-    matrix = shares.T @ shares + strength * np.eye(N_ELEMENTS)
-    fitted = np.linalg.solve(matrix, shares.T @ volumes + strength * prior)
-    return np.asarray(np.clip(fitted, 0.25 * prior, 4.0 * prior))
 
 
 def fingerprint(lattice: np.ndarray, frac_coords: np.ndarray, numbers: np.ndarray) -> tuple[object, ...]:

@@ -33,10 +33,10 @@ from models.generators.prototypes import (
     classify,
     exchanged_structure,
     fingerprint,
-    fit_atomic_volumes,
     formula_of,
     label_of,
 )
+from models.lattices import fit_atomic_volumes
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -122,7 +122,8 @@ class SubstitutionGenerator:
                 cure="give reference crystals without partial occupation",
             )
         self._labels = {}
-        self._adopt(prototypes, fit_atomic_volumes(prototypes))
+        cells = np.abs(np.linalg.det(prototypes.lattice))
+        self._adopt(prototypes, fit_atomic_volumes(prototypes.numbers, prototypes.n_atoms, cells))
 
     def sample(self, n: int, conditions: Conditions, seed: int) -> list[Structure]:
         """Propose at most `n` different crystals; fewer when the reference gives no more.
