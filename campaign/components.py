@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaign.config import CampaignConfig, ComponentConfig
+from campaign.errors import ComponentError
 from campaign.orders import model_roles
 from campaign.plan import Segment, Spec
 
@@ -26,14 +27,17 @@ def spec_of(config: CampaignConfig) -> Spec:
     Raises:
         ComponentError: An unknown screen.
     """
-    from campaign.screens.funnel import is_campaign_scope, pool_of, segments
+    from campaign.screens.funnel import is_campaign_scope, needs_judges, pool_of, segments
 
     roles = model_roles(config)
     return Spec(
         config=config,
         segments=tuple(
             Segment(
-                tuple((kind, dict(options)) for kind, options in run), is_campaign_scope(run), pool_of(run)
+                tuple((kind, dict(options)) for kind, options in run),
+                is_campaign_scope(run),
+                pool_of(run),
+                needs_judges(run),
             )
             for run in segments([(screen.kind, screen.options) for screen in screens_of(config)])
         ),
@@ -55,7 +59,7 @@ def check_components(config: CampaignConfig) -> None:
     """Check every component's name and options, importing each class but loading no weights.
 
     Raises:
-        ComponentError: A screen is unknown or mis-optioned.
+        ComponentError: A screen is unknown, mis-optioned, or asks for a model that the campaign has not.
         ModelsError: A generator, head, discriminator or surrogate is.
         FlowsError: The label flow or the engine is.
     """
@@ -63,19 +67,26 @@ def check_components(config: CampaignConfig) -> None:
     from campaign.screens.funnel import resolve_screen
     from models.registry import DISCRIMINATORS, GENERATORS, HEADS, SURROGATES, read_options, resolve
 
+    roles = {role.role for role in model_roles(config).values()}
     for screen in screens_of(config):
-        read_screen_options(resolve_screen(screen.kind), screen.options)
+        found = resolve_screen(screen.kind)
+        read_screen_options(found, screen.options)
+        if found.needs_judge is not None and found.needs_judge not in roles:
+            raise ComponentError(
+                f"the screen {screen.kind} needs a {found.needs_judge}, and the campaign has none",
+                cure=f"add one to learn.{found.needs_judge}s",
+            )
     registries: dict[str, Mapping[str, str]] = {
         "generator": GENERATORS,
         "head": HEADS,
         "discriminator": DISCRIMINATORS,
     }
     for role in model_roles(config).values():
-        found = resolve(role.kind, registries[role.role], role.role)
-        read_options(found, role.kind, role.role, role.options)
+        cls = resolve(role.kind, registries[role.role], role.role)
+        read_options(cls, role.kind, role.role, role.options)
     surrogate = config.surrogate
-    found = resolve(surrogate.kind, SURROGATES, "surrogate")
-    read_options(found, surrogate.kind, "surrogate", surrogate.options)
+    cls = resolve(surrogate.kind, SURROGATES, "surrogate")
+    read_options(cls, surrogate.kind, "surrogate", surrogate.options)
     label_settings(config)
 
 

@@ -61,7 +61,7 @@ class OrderBook:
             case Sample():
                 return tasks.sample, self._sample(action, state)
             case Screen():
-                return tasks.screen, self._screen(action)
+                return tasks.screen, self._screen(action, state)
             case Score():
                 return tasks.score, self._score(action, state)
             case BuildLabel():
@@ -83,7 +83,7 @@ class OrderBook:
             "conditions": self.config.chemistry.conditions(),
         }
 
-    def _screen(self, action: Screen) -> dict[str, Any]:
+    def _screen(self, action: Screen, state: CampaignState) -> dict[str, Any]:
         segment = self.spec.segments[action.segment]
         documents = self._candidates(action.ids, ["structure", "screened_structure", "predictions", "bucket"])
         earlier: dict[str, list[list[Any]]] = {}
@@ -100,6 +100,7 @@ class OrderBook:
             ],
             "screens": [[kind, dict(options)] for kind, options in segment.screens],
             "surrogate": self.config.surrogate.model_dump(mode="json"),
+            "judges": self._judges(action.round, state) if segment.needs_judges else None,
             "reference": self.reference,
             "exclude": list(self.config.reference.exclude),
             "earlier": earlier,
@@ -125,19 +126,23 @@ class OrderBook:
 
     def _score(self, action: Score, state: CampaignState) -> dict[str, Any]:
         documents = self._candidates(action.ids, ["structure", "screened_structure"])
+        return {
+            "items": [{"id": one["_id"], "structure": current_structure(one)} for one in documents],
+            "judges": self._judges(action.round, state),
+            "reference": self.reference,
+        }
+
+    def _judges(self, index: int, state: CampaignState) -> list[dict[str, Any]]:
+        """Return the versions of heads and discriminators that judge round `index`."""
         judges = []
         for key in self.spec.judges:
-            version = state.version(key, self.spec.term(action.round))
+            version = state.version(key, self.spec.term(index))
             if version is not None:
                 role = self.roles[key]
                 judges.append(
                     {"key": key, "role": role.role, "kind": role.kind, "checkpoint": version.checkpoint}
                 )
-        return {
-            "items": [{"id": one["_id"], "structure": current_structure(one)} for one in documents],
-            "judges": judges,
-            "reference": self.reference,
-        }
+        return judges
 
     def _build(self, action: BuildLabel) -> dict[str, Any]:
         label = self.store.get("labels", action.label) or {}

@@ -25,6 +25,8 @@ class Segment:
     campaign_scope: bool
     """True where candidates are compared with one another: one task for the whole round, rounds in order."""
     pool: str
+    needs_judges: bool = False
+    """True where a screen asks the heads or discriminators: those of the round's term must be decided first."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +350,8 @@ def _screening(current: RoundState, state: CampaignState, spec: Spec) -> Iterato
         if len(done) < len(ids):
             if segment.campaign_scope and not _compared_before(state, current.index, number):
                 return
+            if segment.needs_judges and not _judges_decided(state, spec, current.index):
+                return
             chunks = [tuple(ids)] if segment.campaign_scope else spec.chunks(ids)
             for place, chunk in enumerate(chunks):
                 if not done.issuperset(chunk):
@@ -361,10 +365,14 @@ def _compared_before(state: CampaignState, index: int, segment: int) -> bool:
     return all(not earlier.waiting(segment) for earlier in state.rounds.values() if earlier.index < index)
 
 
+def _judges_decided(state: CampaignState, spec: Spec, index: int) -> bool:
+    return all(state.decided(key, spec.term(index)) for key in spec.judges)
+
+
 def _scoring(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[Action]:
     if current.to_score is None:
         return
-    if not all(state.decided(key, spec.term(current.index)) for key in spec.judges):
+    if not _judges_decided(state, spec, current.index):
         return
     for place, ids in enumerate(current.to_score):
         if place not in current.scored:

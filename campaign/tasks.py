@@ -41,10 +41,11 @@ def sample(task: Task) -> Result:
     Returns:
         `candidates`: id, formula, chemsys, n_atoms, spacegroup, bucket, structure and provenance of each.
     """
+    from campaign.judging import load_model
     from campaign.references.fingerprint import describe
     from models.data import Conditions
 
-    generator = _model("generator", task["kind"], task["checkpoint"])
+    generator = load_model("generator", task["kind"], task["checkpoint"])
     found = []
     for structure in generator.sample(task["n"], Conditions.of(task["conditions"]), task["seed"]):
         described = describe(structure)
@@ -59,13 +60,15 @@ def screen(task: Task) -> Result:
 
     Args:
         task: `items` [{id, structure, values}], `screens` [[kind, options]], `surrogate` {kind, options},
-            `reference` (path), `exclude` [formula], `earlier` {bucket: [[id, structure]]}, `seed`, `elements`.
+            `judges` (as for `score`; None where no screen asks them), `reference` (path), `exclude` [formula],
+            `earlier` {bucket: [[id, structure]]}, `seed`, `elements`.
 
     Returns:
         `outcomes`: candidate_id, passed, rejected_by, reason, values, structure (if replaced), seconds.
     """
     from pymatgen.core import Structure
 
+    from campaign.judging import Judges
     from campaign.references.catalogue import load_prepared
     from campaign.screens.contract import ScreenContext, ScreenItem
     from campaign.screens.funnel import run_segment
@@ -76,6 +79,7 @@ def screen(task: Task) -> Result:
     context = ScreenContext(
         reference=load_prepared(Path(task["reference"]), task["exclude"]),
         surrogate=_LazySurrogate(task["surrogate"]),
+        judges=Judges(task["judges"], task["reference"]) if task["judges"] is not None else None,
         earlier={
             bucket: [(name, Structure.from_dict(structure)) for name, structure in ones]
             for bucket, ones in task["earlier"].items()
@@ -100,27 +104,16 @@ def score(task: Task) -> Result:
     """
     from pymatgen.core import Structure
 
+    from campaign.judging import Judges
+
     structures = [Structure.from_dict(one["structure"]) for one in task["items"]]
-    predictions: dict[str, dict[str, Any]] = {one["id"]: {} for one in task["items"]}
-    for judge in task["judges"]:
-        model = _model(judge["role"], judge["kind"], judge["checkpoint"])
-        if judge["role"] == "discriminator":
-            probabilities = model.probability(structures)
-            for one, probability in zip(task["items"], probabilities, strict=True):
-                predictions[one["id"]].setdefault("stable_probability", float(probability))
-            continue
-        predicted = model.predict(structures)
-        for row, one in enumerate(task["items"]):
-            for column, name in enumerate(model.properties):
-                value = {"mean": float(predicted.mean[row, column]), "std": float(predicted.std[row, column])}
-                predictions[one["id"]].setdefault(f"head_{name}", value)
-    hull = _hull(task["reference"])
-    for one, structure in zip(task["items"], structures, strict=True):
-        energy = predictions[one["id"]].get("head_formation_energy_per_atom")
-        if energy is not None:
-            above = hull.e_above_hull(structure.composition, energy["mean"])
-            predictions[one["id"]]["head_e_above_hull"] = {"mean": above, "std": energy["std"]}
-    return {"predictions": predictions}
+    judges = Judges(task["judges"], task["reference"])
+    predictions = judges.predictions(structures)
+    probabilities = judges.first_probability(structures)
+    if probabilities is not None:
+        for one, probability in zip(predictions, probabilities, strict=True):
+            one["stable_probability"] = float(probability)
+    return {"predictions": {item["id"]: one for item, one in zip(task["items"], predictions, strict=True)}}
 
 
 @timed
@@ -172,19 +165,3 @@ def _surrogate(kind: str, options: str) -> Any:
     from models.registry import SURROGATES, build
 
     return build(kind, SURROGATES, "surrogate", json.loads(options))
-
-
-@lru_cache(maxsize=8)
-def _model(role: str, kind: str, checkpoint: str) -> Any:
-    """Load a model version once per worker."""
-    from campaign.training_task import model_class
-
-    return model_class(role, kind).load(Path(checkpoint))
-
-
-@lru_cache(maxsize=2)
-def _hull(reference: str) -> Any:
-    from campaign.references.catalogue import load_prepared
-    from campaign.references.hull import ReferenceHull
-
-    return ReferenceHull(load_prepared(Path(reference)).hull_entries)

@@ -21,6 +21,7 @@ from pymatgen.core import Lattice, Structure
 from flows.job_context import job_folder
 from models.data import Conditions, LabelledStructure
 from models.heads.base import Prediction
+from models.surrogates.base import Relaxed
 
 
 class NoOptions(BaseModel):
@@ -167,3 +168,79 @@ class Fragile(CountingLennardJones):
         symbols = set(self.atoms.get_chemical_symbols())
         if "Mg" in symbols and len(symbols) > 1 and os.environ.get("FRAGILE", "1") == "1":
             raise RuntimeError("magnesium is too much")
+
+
+class PerovskiteTrials:
+    """Cubic perovskites of the formula that is asked, several trials of each of its two genes."""
+
+    Config: ClassVar[type[NoOptions]] = NoOptions
+
+    def __init__(self, config: NoOptions | None = None) -> None:
+        self.config = config or NoOptions()
+
+    def fit(self, train: Sequence[LabelledStructure], seed: int) -> None:
+        self.seen = sorted({one.structure.composition.reduced_formula for one in train})
+
+    def sample(self, n: int, conditions: Conditions, seed: int) -> list[Structure]:
+        random = np.random.default_rng(seed)
+        amounts = conditions.amounts()
+        centre = next(symbol for symbol, amount in amounts.items() if amount == 3)
+        pair = sorted(symbol for symbol in amounts if symbol != centre)
+        sites = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+        made = []
+        for trial in range(n):
+            corner, middle = pair if trial % 2 else pair[::-1]
+            gene = "|".join(["221", *sorted([f"{corner}:a", f"{middle}:b", f"{centre}:c"])])
+            properties = {"gene": gene, "spacegroup": 221, "dof": 0, "trial": trial // 2}
+            lattice = Lattice.cubic(float(random.uniform(3.6, 4.2)))
+            made.append(Structure(lattice, [corner, middle, *[centre] * 3], sites, properties=properties))
+        return [one for one in made if conditions.allows(one)]
+
+    def fine_tune(
+        self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int
+    ) -> None:
+        self.fit([*labelled, *replay], seed)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "seen.json").write_text(json.dumps(self.seen))
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> Self:
+        found = cls()
+        found.seen = json.loads((Path(folder) / "seen.json").read_text())
+        return found
+
+
+class StillSurrogate:
+    """Lennard-Jones energies; its relaxation moves nothing."""
+
+    Config: ClassVar[type[NoOptions]] = NoOptions
+    version = "still"
+
+    def __init__(self, config: NoOptions | None = None) -> None:
+        self.config = config or NoOptions()
+
+    def energies(self, structures: Sequence[Structure]) -> np.ndarray:
+        found = []
+        for structure in structures:
+            atoms = structure.to_ase_atoms()
+            atoms.calc = LennardJones(sigma=1.7, epsilon=0.3, rc=6.0, smooth=True)
+            found.append(atoms.get_potential_energy() / len(atoms))
+        return np.array(found)
+
+    def relax(self, structures: Sequence[Structure], **_: Any) -> list[Relaxed]:
+        numbers = [structure.get_space_group_info(0.1)[1] for structure in structures]
+        energies = self.energies(structures).tolist()
+        return [
+            Relaxed(structure.copy(), energy, 0.0, True, 1, number, number)
+            for structure, energy, number in zip(structures, energies, numbers, strict=True)
+        ]
+
+    def element_energy(self, symbol: str) -> float:
+        return 0.0
+
+    def formation_energies(
+        self, structures: Sequence[Structure], energies: Sequence[float] | None = None
+    ) -> np.ndarray:
+        return self.energies(structures) if energies is None else np.asarray(energies, dtype=float)

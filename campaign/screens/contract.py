@@ -61,6 +61,18 @@ class SurrogateLike(Protocol):
         ...
 
 
+class JudgesLike(Protocol):
+    """What screens ask of the campaign's property heads and discriminators; see `campaign.judging`."""
+
+    def predictions(self, structures: Sequence[Structure]) -> list[dict[str, Any]]:
+        """Return {head_NAME: {mean, std}} of each crystal, with `head_e_above_hull` [eV/atom]."""
+        ...
+
+    def stable_probability(self, structures: Sequence[Structure]) -> np.ndarray | None:
+        """Return mean probabilities (n_crystals,), None while there is no discriminator fit for use."""
+        ...
+
+
 @dataclass(eq=False)
 class ScreenItem:
     """A candidate as a screen sees it."""
@@ -93,6 +105,8 @@ class ScreenContext:
     """Known phases."""
     surrogate: SurrogateLike | None = None
     """The campaign's universal potential."""
+    judges: JudgesLike | None = None
+    """The campaign's heads and discriminators, of the round's term."""
     earlier: Mapping[str, Sequence[tuple[str, Structure]]] = field(default_factory=dict)
     """(id, structure) of accepted candidates of earlier rounds, by `campaign.references.fingerprint.bucket`."""
     seed: int = 0
@@ -119,6 +133,16 @@ class ScreenContext:
         if self.surrogate is None:
             raise ComponentError("a screen needs a surrogate", cure="fill in the surrogate block")
         return self.surrogate
+
+    def need_judges(self) -> JudgesLike:
+        """Return the heads and discriminators.
+
+        Raises:
+            ComponentError: There are none.
+        """
+        if self.judges is None:
+            raise ComponentError("a screen needs heads or discriminators", cure="fill in the learn block")
+        return self.judges
 
     @cached_property
     def hull(self) -> ReferenceHull:
@@ -152,6 +176,8 @@ class Screen:
     """One line for users."""
     needs_surrogate: bool = False
     needs_reference: bool = False
+    needs_judge: Literal["head", "discriminator"] | None = None
+    """Sort of model of the campaign that it asks: screening waits until the round's versions are decided."""
     pool: Literal["cpu", "gpu"] = "cpu"
     """Pool that its work fits best."""
 

@@ -11,12 +11,17 @@ from pydantic import Field, model_validator
 
 from campaign.errors import ReferenceDataError
 from campaign.screens.contract import Screen, ScreenContext, ScreenItem, ScreenOptions, Verdict
+from campaign.screens.genes import gene_text
 
 
 class RelaxOptions(ScreenOptions):
     """Relaxation of all candidates of a chunk together."""
 
-    fix_symmetry: bool = Field(False, description="Keep the space group during relaxation.")
+    fix_symmetry: bool | Literal["genes"] = Field(
+        "genes",
+        description="Keep the space group during relaxation: of all candidates, of none, or of those that were built "
+        "from a Wyckoff gene.",
+    )
     symprec_ang: float = Field(0.1, gt=0, description="Tolerance for the space groups before and after [Å].")
     relax_cell: bool = Field(True, description="Relax the cell, not only the positions.")
     max_steps: int = Field(200, ge=1, description="Most steps per candidate.")
@@ -48,16 +53,27 @@ class EAboveHullOptions(ScreenOptions):
 
 def _relax(items: Sequence[ScreenItem], options: RelaxOptions, context: ScreenContext) -> list[Verdict]:
     surrogate = context.need_surrogate()
-    relaxed = surrogate.relax(
-        [item.structure for item in items],
-        fix_symmetry=options.fix_symmetry,
-        max_steps=options.max_steps,
-        fmax_ev_per_ang=options.fmax_ev_per_ang,
-        relax_cell=options.relax_cell,
-        symprec=options.symprec_ang,
-    )
+    fixed = [_fixed(item, options) for item in items]
+    found: dict[int, Any] = {}
+    for fix_symmetry in sorted(set(fixed)):
+        places = [place for place, one in enumerate(fixed) if one is fix_symmetry]
+        relaxed = surrogate.relax(
+            [items[place].structure for place in places],
+            fix_symmetry=fix_symmetry,
+            max_steps=options.max_steps,
+            fmax_ev_per_ang=options.fmax_ev_per_ang,
+            relax_cell=options.relax_cell,
+            symprec=options.symprec_ang,
+        )
+        found |= dict(zip(places, relaxed, strict=True))
     version = surrogate.version
-    return [_relaxed_verdict(item, one, options, version) for item, one in zip(items, relaxed, strict=True)]
+    return [_relaxed_verdict(item, found[place], options, version) for place, item in enumerate(items)]
+
+
+def _fixed(item: ScreenItem, options: RelaxOptions) -> bool:
+    if options.fix_symmetry == "genes":
+        return gene_text(item.structure) is not None
+    return options.fix_symmetry
 
 
 def _relaxed_verdict(item: ScreenItem, relaxed: Any, options: RelaxOptions, version: str) -> Verdict:
@@ -89,6 +105,8 @@ def _relaxed_verdict(item: ScreenItem, relaxed: Any, options: RelaxOptions, vers
             f"not converged after {relaxed.n_steps} steps: largest force {relaxed.max_force:.3f} eV/Å, "
             f"{options.fmax_ev_per_ang:g} wanted"
         )
+    # Where a crystal comes from outlives a surrogate that does not tell.
+    relaxed.structure.properties = {**item.structure.properties, **relaxed.structure.properties}
     return Verdict(not reason, reason, values, relaxed.structure)
 
 

@@ -142,6 +142,11 @@ def pool_of(segment: Sequence[Named]) -> str:
     return "gpu" if any(resolve_screen(kind).pool == "gpu" for kind, _ in segment) else "cpu"
 
 
+def needs_judges(segment: Sequence[Named]) -> bool:
+    """Say whether a screen of a segment asks the campaign's heads or discriminators."""
+    return any(resolve_screen(kind).needs_judge is not None for kind, _ in segment)
+
+
 def run_segment(
     items: Sequence[ScreenItem], screens: Sequence[Named], context: ScreenContext
 ) -> list[Outcome]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from campaign.screens.chemistry import CHARGE_NEUTRALITY, COMPOSITION
 from campaign.screens.contract import Named, Screen
 from campaign.screens.energy import E_ABOVE_HULL, RELAX
+from campaign.screens.genes import BEST_TRIAL, WYCKOFF
 from campaign.screens.geometry import DENSITY, MIN_DISTANCE, SPACE_GROUP, VOLUME
 from campaign.screens.identity import DUPLICATES, NOVELTY
+from campaign.screens.judged import PREDICTED_ENERGY, SYNTHESIZABILITY
 
 SCREENS: dict[str, Screen] = {
     screen.kind: screen
@@ -19,9 +21,13 @@ SCREENS: dict[str, Screen] = {
         DENSITY,
         VOLUME,
         CHARGE_NEUTRALITY,
+        WYCKOFF,
+        PREDICTED_ENERGY,
+        SYNTHESIZABILITY,
         NOVELTY,
         DUPLICATES,
         RELAX,
+        BEST_TRIAL,
         SPACE_GROUP,
         E_ABOVE_HULL,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,7 +113,8 @@ def label_row(label: dict[str, Any], store: CampaignStore) -> dict[str, Any]:
     belief = predicted.get("belief_e_above_hull") or {}
     return {
         "formula": label["formula"],
-        "spacegroup": result.get("spacegroup_after") or candidate.get("spacegroup"),
+        "spacegroup": result.get("spacegroup_after") or spacegroup_of(candidate),
+        "gene": gene_of(candidate),
         "generator": str(candidate.get("generator", "")).split("-", 2)[-1],
         "round": label["round"],
         "surrogate_e_above_hull": predicted.get("e_above_hull"),
@@ -127,6 +129,22 @@ def label_row(label: dict[str, Any], store: CampaignStore) -> dict[str, Any]:
         "label_id": label["_id"],
         "candidate_id": label["candidate_id"],
     }
+
+
+def spacegroup_of(candidate: Mapping[str, Any]) -> int | None:
+    """Return a candidate's space group after the screens so far."""
+    found = candidate.get("predictions") or {}
+    known: int | None = (
+        found.get("spacegroup") or found.get("spacegroup_after") or candidate.get("spacegroup")
+    )
+    return known
+
+
+def gene_of(candidate: Mapping[str, Any]) -> str | None:
+    """Return the text of a candidate's Wyckoff gene: as the screen `wyckoff` found it last, or as it was built."""
+    found: str | None = (candidate.get("predictions") or {}).get("gene")
+    built: str | None = ((candidate.get("structure") or {}).get("properties") or {}).get("gene")
+    return found or built
 
 
 def _without_none(counts: dict[Any, int]) -> dict[str, int]:

@@ -66,7 +66,9 @@ def status_view(
     table.add_row("used", _usage_text(status["usage"], status["stop"]))
     for number, row in enumerate(status["best"]):
         energy = f"{row['e_above_hull']:+.3f} eV/atom"
-        table.add_row("best" if number == 0 else "", f"{row['formula']} ({row['spacegroup']})  {energy}")
+        gene = f"  {row['gene']}" if row.get("gene") else ""
+        words = f"{row['formula']} ({row['spacegroup']})  {energy}{gene}"
+        table.add_row("best" if number == 0 else "", Text(words))
     return Group(head, table)
 
 

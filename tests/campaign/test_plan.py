@@ -35,7 +35,7 @@ from campaign.state import CampaignState, JobState, LabelState, Member, ModelSta
 FREE = {"gpu": 3, "cpu": 3, "dft": 2}
 
 
-def spec_with(**blocks) -> Spec:
+def spec_with(*, needs_judges: bool = False, **blocks) -> Spec:
     document = {
         "name": "plan",
         "chemistry": {"elements": ["Ca", "Si"], "n_elements": 2},
@@ -49,7 +49,7 @@ def spec_with(**blocks) -> Spec:
         segments=(
             Segment((("geometry", {}),), False, "cpu"),
             Segment((("duplicates", {}),), True, "cpu"),
-            Segment((("relax", {}),), False, "gpu"),
+            Segment((("relax", {}),), False, "gpu", needs_judges),
         ),
         generators=("generator-0-g",),
         judges=("head-0-h",),
@@ -65,6 +65,7 @@ class World:
         self.running: dict[str, object] = {}
         self.held: dict[str, Sample] = {}
         self.chosen: dict[int, tuple[str, ...]] = {}
+        self.screened_before_judges: list[str] = []
         self.screened_with: dict[tuple[int, int], list[tuple[str, ...]]] = {}
         self.most_dft = 0
         self.jobs_run: list[str] = []
@@ -88,6 +89,9 @@ class World:
                 self.running[action.key] = action
                 if isinstance(action, RunJob):
                     self.set_job(action, LabelStatus.RUNNING)
+                asks = isinstance(action, Screen) and self.spec.segments[action.segment].needs_judges
+                if asks and not self.state.decided("head-0-h", self.spec.term(action.round)):
+                    self.screened_before_judges.append(action.key)
             self.most_dft = max(self.most_dft, sum(a.pool == "dft" for a in self.running.values()))
             key = self.order.choice(sorted(self.running))
             self.finish(self.running.pop(key))
@@ -175,14 +179,16 @@ def label(name: str, purpose: str, index: int, rank: int) -> LabelState:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.integers(0, 2))
-def test_choices_do_not_depend_on_the_order_of_results(seed, lookahead):
+@given(st.integers(0, 10_000), st.integers(0, 2), st.booleans())
+def test_choices_do_not_depend_on_the_order_of_results(seed, lookahead, needs_judges):
     spec = spec_with(
-        acquisition={"candidates_per_round": 10, "labels_per_round": 3, "lookahead_rounds": lookahead}
+        needs_judges=needs_judges,
+        acquisition={"candidates_per_round": 10, "labels_per_round": 3, "lookahead_rounds": lookahead},
     )
     first, other = World(spec, 0), World(spec, seed)
     assert first.run() == other.run() == "every round is complete"
     assert first.chosen == other.chosen
+    assert first.screened_before_judges == other.screened_before_judges == []
     assert {key: sorted(value) for key, value in first.screened_with.items()} == {
         key: sorted(value) for key, value in other.screened_with.items()
     }
