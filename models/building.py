@@ -197,9 +197,10 @@ def draw(
     cell, orbits = random[:, :N_LATTICE_NUMBERS], random[:, N_LATTICE_NUMBERS:]
     orbits = orbits.reshape(len(rows), n_orbits, n_tries, 3)
 
-    # Known crystals are tried for half of the attempts; after the first any of the gene's may come.
+    # Every third attempt of a trial that starts from known crystals does not, lest none of them will do; after the
+    # first attempt any of the gene's may come.
     rank = trials.known_rank[rows]
-    known = (rank >= 0) & (attempts <= settings.attempts // 2)
+    known = (rank >= 0) & (attempts % 3 != 2)
     first, amount = draws.known[gene].T
     amount = np.maximum(amount, 1)
     rank = np.where(attempts == 0, rank % amount, (cell[:, 7] * amount).astype(np.int64))
@@ -217,7 +218,7 @@ def draw(
     limit = MOST_SPREADS * draws.spread
     log_volume = np.clip(normals(cell[:, 0]) * draws.spread, -limit, limit)
     log_volume[draws.single[gene]] = 0.0
-    log_volume[known] = 0.3 * log_volume[known] + np.clip(draws.known_packing[source], -2 * limit, 2 * limit)
+    log_volume[known] = 0.3 * log_volume[known] + np.clip(draws.known_packing[source], -1.0, 1.0)
     volume = draws.volume[gene] * np.exp(log_volume) * (1.0 + settings.volume_growth) ** attempts
 
     if known.any():

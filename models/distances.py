@@ -119,6 +119,11 @@ def _shorten_third(cells: Tensor) -> Tensor:
     return torch.stack([a, b, tries[torch.arange(len(tries)), best]], dim=1)
 
 
+def dot(first: Tensor, second: Tensor) -> Tensor:
+    """Return the products of vectors (..., 3), summed: several times faster than `.sum(-1)` over three numbers."""
+    return (first * second) @ torch.ones(3, dtype=first.dtype)
+
+
 def shortest_squared(displacement: Tensor, metric: Tensor) -> Tensor:
     """Return the squared length [Å²] of the shortest image of each displacement.
 
@@ -133,7 +138,7 @@ def shortest_squared(displacement: Tensor, metric: Tensor) -> Tensor:
     images = _half_images()
     folded = displacement - torch.round(displacement)
     raised = folded @ metric  # (n, p, 3)
-    own = (folded * raised).sum(-1)
+    own = dot(folded, raised)
     lengths = torch.einsum("ki,nkl,li->ni", images, metric, images)  # (n, 13): |n|²
     # |d + n|² = |d|² + 2 n·G·d + |n|², and the better of n and -n has the product negative.
     gain = (raised @ (images * -2.0)).abs_().neg_().add_(lengths[:, None, :])  # (n, p, 13)

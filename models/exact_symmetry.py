@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from models.distances import ReducedCells
+from models.distances import ReducedCells, dot
 from models.symmetry import N_GROUPS, operations, tables
 
 MARGIN = 3.0
@@ -151,7 +151,7 @@ def _symmetric(look_for: _Rotations, points: Tensor, element: Tensor, metric: Te
         image = (points[crystal, atom][:, None] @ turn[row])[:, 0] + shift
         apart = image[:, None] - points[crystal]  # (c, m, 3)
         apart -= torch.round(apart)
-        near = ((apart @ metric[crystal]) * apart).sum(-1) < tol**2
+        near = dot(apart @ metric[crystal], apart) < tol**2
         alive = (near & same[crystal, atom]).any(dim=1) | (element[crystal, atom] == 0)
         row, shift = row[alive], shift[alive]
     return torch.unique(owner[row])

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.distances import ReducedCells, covalent_radii, shortest_squared
+from models.distances import ReducedCells, covalent_radii, dot, shortest_squared
 from models.genes import WyckoffGene, atomic_number
 from models.symmetry import free_parameters, orbit_maps, tables
 
@@ -172,7 +172,7 @@ def _first_apart(points: Tensor, placed: Tensor, limit: Tensor, metric: Tensor) 
         return torch.zeros(n, dtype=torch.int64), torch.ones(n, dtype=torch.bool)
     apart = apart - torch.round(apart)
     flat = apart.reshape(n, k * q, 3)
-    quick = ((flat @ metric) * flat).sum(-1).reshape(n, k, q)
+    quick = dot(flat @ metric, flat).reshape(n, k, q)
     passes = (quick >= limit[:, None]).all(dim=2)  # (n, k)
     passes &= passes.cumsum(dim=1) <= LOOKED_AT_CLOSELY
     row, attempt = passes.nonzero(as_tuple=True)
