@@ -13,6 +13,7 @@ from typing import Any
 from models.errors import OptionsError, UnknownComponentError
 
 GENERATORS: dict[str, str] = {
+    "wycryst": "models.generators.wycryst.generator:WyCrystGenerator",
     "ftcp": "models.generators.ftcp.generator:FTCPGenerator",
     "substitution": "models.generators.substitution:SubstitutionGenerator",
 }
