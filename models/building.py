@@ -32,7 +32,7 @@ class BuildSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_distance_factor: float = Field(
-        default=0.65,
+        default=0.7,
         ge=0.0,
         le=1.0,
         description="Two atoms are at least this times the sum of their covalent radii apart; half of PyXtal's factor.",

@@ -31,6 +31,8 @@ from models.symmetry import tables
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+__all__ = ["BuildSettings", "BuiltCrystals", "build_arrays", "build_crystals"]
+
 CHUNK = 1024
 """Attempts worked on at once: more need memory, fewer waste time between steps."""
 CHUNK_POINTS = 24_000

@@ -1,7 +1,7 @@
 """Benchmarks of the backbone; prints Markdown tables and, with --json FILE, writes the figures.
 
 python tests/benchmarks/run.py                 # everything, about ten minutes on two cores
-python tests/benchmarks/run.py screening overhead stores resume
+python tests/benchmarks/run.py screening overhead stores resume building
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PY
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+import building_rate  # noqa: E402
 import overhead  # noqa: E402
 import relaxation_rate  # noqa: E402
 import resume_time  # noqa: E402
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "relaxation": ("Surrogate relaxation, batched against one by one", relaxation_rate.measure),
     "overhead": ("Driver overhead per task against the bare executor", overhead.measure),
     "stores": ("Store writes and reads per second", _stores),
+    "building": ("Crystals from 1,000 Wyckoff genes per second, beside PyXtal", building_rate.measure),
     "resume": ("Resume and status with many candidates stored", resume_time.measure),
 }
 

@@ -61,7 +61,7 @@ def test_volumes_of_the_training_crystals_come_back() -> None:
     for crystal in RUTILES:
         gene = gene_of(crystal)
         assert gene is not None
-        assert model.volume(gene) == pytest.approx(crystal.volume, rel=0.05)
+        assert model.volume(gene) == pytest.approx(crystal.volume, rel=0.1)
 
 
 def test_a_gene_of_a_known_pattern_finds_its_crystals_nearest_chemistry_first(model: LatticeModel) -> None:
