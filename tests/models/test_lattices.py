@@ -56,12 +56,23 @@ def test_an_impossible_set_of_angles_is_opened_until_the_cell_has_a_volume() -> 
     assert np.linalg.det(lattice_of(flat, np.array([50.0])))[0] == pytest.approx(50.0)
 
 
-def test_volumes_of_the_training_crystals_come_back() -> None:
-    model = LatticeModel.fit(RUTILES * 20)
-    for crystal in RUTILES:
-        gene = gene_of(crystal)
-        assert gene is not None
-        assert model.volume(gene) == pytest.approx(crystal.volume, rel=0.1)
+def test_volumes_that_add_up_are_found_and_foretell_another_crystal() -> None:
+    """Rock salts whose atoms take up fixed volumes, far from those of the elements."""
+    cations = {"Li": 8.0, "Na": 14.0, "K": 24.0, "Mg": 9.0, "Ca": 16.0, "Ba": 28.0}
+    anions = {"F": 9.0, "Cl": 22.0, "Br": 27.0, "O": 10.0, "S": 21.0}
+    salts = [
+        Structure.from_spacegroup(
+            "Fm-3m", Lattice.cubic((4 * (mine + yours)) ** (1 / 3)), [a, b], [[0, 0, 0], [0.5] * 3]
+        )
+        for a, mine in cations.items()
+        for b, yours in anions.items()
+    ]
+    last = gene_of(salts[-1])
+    assert last is not None
+    model = LatticeModel.fit(salts[:-1])
+    assert model.volume(last) == pytest.approx(salts[-1].volume, rel=0.05)
+    assert LatticeModel.default().volume(last) != pytest.approx(salts[-1].volume, rel=0.05)
+    assert model.spread < 0.05
 
 
 def test_a_gene_of_a_known_pattern_finds_its_crystals_nearest_chemistry_first(model: LatticeModel) -> None:
