@@ -33,7 +33,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final
 @app.command()
 def init(
     file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("campaign.yaml"),
-    template: Annotated[str, typer.Option(help="quickstart, laptop or parquet.")] = "quickstart",
+    template: Annotated[str, typer.Option(help="quickstart, laptop, parquet or csp.")] = "quickstart",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a commented campaign.yaml to start from."""
@@ -76,6 +76,59 @@ def launch(
 
     console, progress = _progress(quiet)
     _report(console, launching.launch(file, run_dir=run_dir, pools=_pools(pools), progress=progress))
+
+
+@app.command()
+def csp(
+    formula: Annotated[str, typer.Argument(help="What is looked for, such as CaTiO3.")],
+    spacegroup: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Polymorphs of this space group, several times for several; without it the ground state.",
+        ),
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Known crystals to learn from, several times for several; each element needs one. "
+            "Default: the shipped ones, Ca, Mg, Si and neighbours."
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Energies of the final order: mlip (default) asks CHGNet, in minutes; gpaw is DFT, and slow."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of sampling.")] = 1,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Learn nothing from known crystals of the formula.")
+    ] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Only write the campaign.yaml, to this file, and launch nothing.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run folder; default: named after the campaign.")
+    ] = None,
+    pools: PoolsOption = "parsl",
+    quiet: Quiet = False,
+) -> None:
+    """Predict the crystal structures of a formula: a campaign from a template, and its ranking by energy."""
+    from campaign.csp import CspTask, configuration, csp_text
+    from campaign.templates import write_config
+
+    about = CspTask(formula, tuple(spacegroup or ()), tuple(reference or ()), engine, rounds, leave_out)
+    text = csp_text(about)
+    if write is not None:
+        write_config(write, text, force=False)
+        typer.echo(f"wrote {write}; start it with `campaign launch {write}`")
+        return
+    from campaign import launch as launching
+
+    console, progress = _progress(quiet)
+    with configuration(text, run_dir) as (file, folder):
+        outcome = launching.launch(file, run_dir=folder, pools=_pools(pools), progress=progress)
+    _report(console, outcome, ranking=True)
 
 
 @app.command()
@@ -273,19 +326,19 @@ def _progress(quiet: bool) -> tuple[Console, Any]:
     return console, Progress(console, quiet=quiet)
 
 
-def _report(console: Console, outcome: Outcome) -> None:
+def _report(console: Console, outcome: Outcome, *, ranking: bool = False) -> None:
+    from campaign.views.ranking import ranking_rows, ranking_table
     from campaign.views.status import result_rows
     from campaign.views.tables import results_table
 
+    engine = outcome.folder.config().labels.engine
     with outcome.folder.store() as store:
-        rows = result_rows(store)
-    console.print(results_table(rows, "labelled candidates [eV/atom]"))
-    console.print(
-        f"campaign {outcome.status.value}: {outcome.reason}", highlight=False, markup=False, soft_wrap=True
-    )
-    console.print(
-        f"look closer: campaign status {outcome.folder.path}", highlight=False, markup=False, soft_wrap=True
-    )
+        rows = ranking_rows(store) if ranking else result_rows(store)
+    table = ranking_table(rows, engine) if ranking else results_table(rows, "labelled candidates [eV/atom]")
+    console.print(table)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+    console.print(f"campaign {outcome.status.value}: {outcome.reason}", **plain)
+    console.print(f"look closer: campaign status {outcome.folder.path}", **plain)
     if outcome.status.value == "failed":
         raise typer.Exit(1)
 

@@ -12,6 +12,7 @@ TEMPLATES = {
     "quickstart": "Ca-Mg-Si silicides with GPAW, minutes on two cores",
     "laptop": "the same chemistry with every block written out, a larger hunt for a workstation",
     "parquet": "your own reference crystals from Parquet files, hull included",
+    "csp": "crystal-structure prediction: one formula, its ground state or polymorphs",
 }
 """Template name -> what it is."""
 
@@ -34,7 +35,15 @@ def write_template(file: Path, name: str, *, force: bool) -> None:
     Raises:
         ConfigError: Unknown template, or the file exists.
     """
-    text = template_text(name)
+    write_config(file, template_text(name), force=force)
+
+
+def write_config(file: Path, text: str, *, force: bool) -> None:
+    """Write a campaign.yaml.
+
+    Raises:
+        ConfigError: The file exists, or its folder does not.
+    """
     if file.exists() and not force:
         raise ConfigError("the file exists", value=str(file), cure="name another, or add --force")
     if not file.parent.is_dir():

@@ -140,13 +140,19 @@ def _classes(registry: dict[str, str], resolve: Callable[..., type[Any]]) -> lis
 
 
 def _options(model: Any) -> str:
+    return ", ".join(f"`{option}`" for option in _named_options(model, "")) or "none"
+
+
+def _named_options(model: Any, prefix: str) -> list[str]:
+    """Return «name default» of every option; those of a block within the options as «block.name default»."""
     shown = []
     for name, field in model.model_fields.items():
-        default = (
-            "" if field.default is None else f" {json.dumps(field.get_default(call_default_factory=True))}"
-        )
-        shown.append(f"`{name}{default}`")
-    return ", ".join(shown) or "none"
+        default = field.get_default(call_default_factory=True)
+        if hasattr(type(default), "model_fields"):
+            shown += _named_options(type(default), f"{prefix}{name}.")
+        else:
+            shown.append(f"{prefix}{name}" + ("" if default is None else f" {json.dumps(default)}"))
+    return shown
 
 
 def queries() -> str:
