@@ -54,7 +54,9 @@ def element_table() -> npt.NDArray[np.float32]:
 def element_number(element: Any, name: str) -> float:
     """Return a number of a pymatgen Element; NaN where pymatgen does not know it."""
     try:
-        value = getattr(element, name, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pymatgen warns of every number that it does not know
+            value = getattr(element, name, None)
     except KeyError:  # pymatgen's way of not knowing an electron affinity
         return float("nan")
     return float(value) if value is not None else float("nan")

@@ -18,6 +18,15 @@ N_COMPONENTS = 8
 """Gaussians of the mixture."""
 
 
+def presence(elements: torch.Tensor) -> torch.Tensor:
+    """Return which elements genes have, (n, 104) float32, from their slots (n, n_slots).
+
+    Column 0 says that a slot is empty; fitting and sampling must agree on it.
+    """
+    present = torch.zeros(len(elements), N_ELEMENTS, device=elements.device)
+    return present.scatter_(1, elements, 1.0)
+
+
 class ConditionalPrior(nn.Module):
     """Density of latent vectors for given elements and standardised properties; either may be unknown.
 
@@ -44,7 +53,7 @@ class ConditionalPrior(nn.Module):
 
         Args:
             latent: (n, latent_size).
-            present: (n, 104), 1 for each element by atomic number; all zeros where nothing is asked.
+            present: (n, 104) as `presence` gives it; all zeros where nothing is asked.
             targets: (n, n_properties) standardised, NaN where nothing is asked.
         """
         log_weight, mean, log_std = self._mixture(present, targets)

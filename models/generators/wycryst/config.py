@@ -19,7 +19,7 @@ PAPER_SLOTS = 3
 class SamplingOptions(BaseModel):
     """Which genes are drawn, which are kept, and how many crystals are built of each."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     perturbation: float = Field(
         default=0.6,
@@ -39,10 +39,15 @@ class SamplingOptions(BaseModel):
         description="Share of seeds of other chemistries, whose elements are replaced by the wanted ones.",
     )
     temperature: float = Field(
-        default=0.5, ge=0.0, description="Of the decoder's draws; 0 takes the likeliest gene of each vector."
+        default=0.5,
+        ge=0.0,
+        le=100.0,
+        description="Of the decoder's draws; 0 takes the likeliest gene of each vector.",
     )
     genes_per_crystal: int = Field(
-        default=8, ge=1, description="Distinct new genes to choose from per crystal asked for."
+        default=8,
+        ge=1,
+        description="Distinct new genes to choose from for every two crystals asked for.",
     )
     max_draws: int = Field(
         default=20000, ge=1, description="Latent vectors decoded at most in one call, if genes are rare."
@@ -73,7 +78,7 @@ class SamplingOptions(BaseModel):
 class WyCrystConfig(BaseModel):
     """Options of the generator `wycryst`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     variant: Literal["default", "paper"] = Field(
         default="default", description="Our network, or the one printed by Zhu et al. (2024)."
@@ -110,6 +115,11 @@ class WyCrystConfig(BaseModel):
     def n_slots(self) -> int:
         """Most elements of a gene."""
         return PAPER_SLOTS if self.variant == "paper" else self.max_elements
+
+    @property
+    def fewest_elements(self) -> int:
+        """Fewest elements of a gene."""
+        return PAPER_SLOTS if self.variant == "paper" else 1
 
     @field_validator("properties")
     @classmethod

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.errors import TrainingDataError
 from models.generators.wycryst.contract import GeneBatch
 from models.generators.wycryst.sites import slot_rank
-from models.training import copy_weights, one_cycle
+from models.training import one_cycle
 
 
 class GeneTraining(BaseModel):
@@ -81,27 +81,28 @@ def fit_autoencoder(network: Any, batch: GeneBatch, course: Course, seed: int) -
     log = FitLog()
     plateau = _Plateau(course)
     seen = torch.bincount(batch.elements.flatten())[1:].nonzero()[:, 0] + 1  # (n_seen,)
-    while log.steps < total:
-        network.train()
-        order = torch.randperm(len(batch), generator=generator)
-        sums: dict[str, float] = {}
-        pieces = order.tensor_split(per_epoch)[: total - log.steps]
-        for chosen in pieces:
-            _set_rate(optimizer, course, plateau, log.steps / total)
-            with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
+    # Dropout draws from the global generators; they are left as they were found.
+    with torch.random.fork_rng(devices=_cuda_devices(batch)):
+        while log.steps < total:
+            network.train()
+            order = torch.randperm(len(batch), generator=generator)
+            sums: dict[str, float] = {}
+            pieces = order.tensor_split(per_epoch)[: total - log.steps]
+            for chosen in pieces:
+                _set_rate(optimizer, course, plateau, log.steps / total)
                 torch.manual_seed(int(np.random.default_rng([seed, log.steps]).integers(2**31)))
                 piece = exchanged(batch.part(chosen), course.exchange, seen, generator)
                 losses = network.losses(piece, generator, log.steps / total)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(losses.total)
-            if course.optimizer == "adamw":
-                torch.nn.utils.clip_grad_norm_(network.parameters(), max_norm=1.0)
-            optimizer.step()
-            log.steps += 1
-            for name, value in losses.parts.items():
-                sums[name] = sums.get(name, 0.0) + value
-        log.losses.append({name: value / len(pieces) for name, value in sums.items()})
-        plateau.see(sum(log.losses[-1].values()))
+                optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(losses.total)
+                if course.optimizer == "adamw":
+                    torch.nn.utils.clip_grad_norm_(network.parameters(), max_norm=1.0)
+                optimizer.step()
+                log.steps += 1
+                for name, value in losses.parts.items():
+                    sums[name] = sums.get(name, 0.0) + value
+            log.losses.append({name: value / len(pieces) for name, value in sums.items()})
+            plateau.see(sum(log.losses[-1].values()))
     network.eval()
     if not all(bool(torch.isfinite(tensor).all()) for tensor in network.parameters()):
         raise TrainingDataError(
@@ -158,9 +159,9 @@ def course_of(training: GeneTraining, n_genes: int) -> Course:
     )
 
 
-def freeze_copy(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the network's tensors, detached from further training."""
-    return copy_weights(network)
+def _cuda_devices(batch: GeneBatch) -> list[int]:
+    """Return the numbers of the CUDA devices whose generators a training on the batch's device seeds."""
+    return list(range(torch.cuda.device_count())) if batch.spacegroup.is_cuda else []
 
 
 class _Plateau:

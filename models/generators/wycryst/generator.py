@@ -24,7 +24,7 @@ from models.generators.wycryst.paper import PaperAutoencoder
 from models.generators.wycryst.paper_representation import representable
 from models.generators.wycryst.sampling import FittedGenes, Harvest, ScoredGene, in_order, sample_genes
 from models.lattices import LatticeModel
-from models.training import derive_seed
+from models.training import copy_weights, derive_seed
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -35,8 +35,15 @@ KIND = "generator/wycryst"
 FEWEST_GENES = 8
 """An autoencoder of fewer genes than this says nothing."""
 
-REPLAY_STEPS_SHARE = 0.5
-"""At least this share of a fine-tuning's genes are known ones, against forgetting."""
+LABELS_TO_KNOWN = 0.5
+"""In a fine-tuning each label is shown once, and again as long as all labels together, were they on the hull, weigh no
+more than this part of the known genes shown beside them: against forgetting."""
+
+LEAST_WEIGHT = 0.02
+"""Of a label far above the hull: it stays a gene that the network can write."""
+
+MOST_COUNTED = 255
+"""Orbits of one element on one letter that a checkpoint can hold."""
 
 
 class WyCrystGenerator:
@@ -75,8 +82,7 @@ class WyCrystGenerator:
                 allowed=f"{FEWEST_GENES} or more",
                 cure="give more reference crystals, or raise max_elements",
             )
-        self.left_out = reading.left_out
-        self._lattices = LatticeModel.from_refined(reading.crystals)
+        lattices = LatticeModel.from_refined(reading.crystals)
         values = reading.genes.values
         known = np.isfinite(values)
         amount = known.sum(axis=0).clip(1)
@@ -85,12 +91,12 @@ class WyCrystGenerator:
         spread = np.where(deviation > 1e-8, deviation, 1.0)
         device = find_device(self.config.device)
         network = self._network(derive_seed(seed, 0)).to(device)
-        fitted = FittedGenes(network, reading.genes, self.config.properties, centre, spread, device)
+        fitted = self._known(network, reading.genes, centre, spread, device)
         batch = reading.genes.batch(centre, spread, device)
         if isinstance(network, PaperAutoencoder):
             network.prepare(batch)
         self.log = fit_autoencoder(network, batch, self._course(len(batch)), derive_seed(seed, 1))
-        self._fitted = fitted
+        self._fitted, self._lattices, self.left_out = fitted, lattices, reading.left_out
 
     def genes(self, n: int, conditions: Conditions, seed: int) -> Harvest:
         """Draw at most `n` distinct new genes that keep to `conditions`, without building crystals.
@@ -147,20 +153,21 @@ class WyCrystGenerator:
 
         Raises:
             NotFittedError: Before `fit` or `load`.
-            TrainingDataError: The training diverged.
+            TrainingDataError: The training diverged; the model is as before.
         """
         fitted = self.fitted
         reading = self._read(labelled)
         if len(reading.genes) == 0:
             return
         above = np.array([labelled[row].known(E_ABOVE_HULL) for row in reading.rows], dtype=float)
-        stable = np.exp(
-            -np.clip(np.nan_to_num(above, nan=0.0), 0.0, None) / self.config.hull_scale_ev_per_atom
-        )
-        fresh = reading.genes.weighted(np.maximum(self.config.labelled_weight * stable, 0.02))
+        stable = np.exp(-np.clip(above, 0.0, None) / self.config.hull_scale_ev_per_atom)
+        weights = np.maximum(self.config.labelled_weight * stable, LEAST_WEIGHT)
+        # Nothing known about its stability: it counts as a training crystal does.
+        fresh = reading.genes.weighted(np.where(np.isfinite(above), weights, 1.0))
         rng = np.random.default_rng([derive_seed(seed, 0)])
         n_replay = min(len(fitted.known), max(512, len(fresh)))
-        repeats = max(1, int(n_replay * (1.0 - REPLAY_STEPS_SHARE)) // (4 * len(fresh)))
+        heaviest = max(1.0, self.config.labelled_weight) * len(fresh)
+        repeats = max(1, int(LABELS_TO_KNOWN * n_replay / heaviest))
         shown = fresh.part(np.tile(np.arange(len(fresh)), repeats)).joined(
             fitted.known.part(rng.choice(len(fitted.known), size=n_replay, replace=False))
         )
@@ -172,7 +179,12 @@ class WyCrystGenerator:
             exchange=0.0,
         )
         batch = shown.batch(fitted.centre, fitted.spread, fitted.device)
-        self.log = fit_autoencoder(fitted.network, batch, course, derive_seed(seed, 1))
+        before = copy_weights(fitted.network)
+        try:
+            self.log = fit_autoencoder(fitted.network, batch, course, derive_seed(seed, 1))
+        except TrainingDataError:
+            fitted.network.load_state_dict(before)
+            raise
         self._fitted = replace(fitted, known=fitted.known.joined(fresh))
 
     def save(self, folder: Path) -> None:
@@ -214,15 +226,15 @@ class WyCrystGenerator:
             arrays = {name: t.numpy() for name, t in _under("lattices.", checkpoint.weights).items()}
             centre, spread = np.array(checkpoint.state["centre"]), np.array(checkpoint.state["spread"])
             model.left_out = dict(checkpoint.state["left_out"])
-        except (ValidationError, RuntimeError, KeyError, TypeError) as error:
+            model._lattices = LatticeModel.from_dict(arrays)
+        except (ValidationError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{folder} does not fit this version of the generator",
                 value=" ".join(str(error).split())[:200],
                 cure="train it again",
             ) from error
-        model._lattices = LatticeModel.from_dict(arrays)
         network = network.to(where).eval()
-        model._fitted = FittedGenes(network, known, model.config.properties, centre, spread, where)
+        model._fitted = model._known(network, known, centre, spread, where)
         return model
 
     @property
@@ -258,6 +270,12 @@ class WyCrystGenerator:
                     found.append(structure)
         return found
 
+    def _known(
+        self, network: Any, known: GeneSet, centre: np.ndarray, spread: np.ndarray, device: torch.device
+    ) -> FittedGenes:
+        config = self.config
+        return FittedGenes(network, known, config.properties, centre, spread, device, config.fewest_elements)
+
     def _read(self, labelled: Sequence[LabelledStructure]) -> Reading:
         """Return the genes of crystals, as far as this network can write them."""
         config = self.config
@@ -266,7 +284,7 @@ class WyCrystGenerator:
             labelled,
             config.properties,
             n_slots=config.n_slots,
-            max_count=10**6 if paper else config.network.max_count,
+            max_count=MOST_COUNTED if paper else config.network.max_count,
             symprec=config.symprec,
             exactly=paper,
         )

@@ -11,6 +11,7 @@ import torch
 
 from models.data import Conditions
 from models.errors import OptionsError
+from models.generators.wycryst.conditional_prior import presence
 from models.generators.wycryst.config import SamplingOptions
 from models.generators.wycryst.contract import N_ELEMENTS, Allowed, DecodedGenes
 from models.generators.wycryst.gene_set import GeneSet
@@ -44,6 +45,8 @@ class FittedGenes:
     spread: Array
     """(n_properties,) of the values."""
     device: torch.device
+    fewest_elements: int = 1
+    """Fewest elements of a gene that the network can write."""
 
     @torch.no_grad()
     def predict(self, genes: GeneSet) -> Array:
@@ -85,13 +88,19 @@ def sample_genes(
         seed: Source of all draws.
 
     Raises:
-        OptionsError: The network cannot write as many elements as the conditions ask for.
+        OptionsError: The network cannot write as many or as few elements as the conditions ask for, or not those.
     """
-    allowed = allowed_by(conditions, fitted.network.n_slots)
+    allowed = allowed_by(conditions, fitted.network.n_slots, fitted.fewest_elements)
     rng = np.random.default_rng([seed, 1])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     search = _Search(
-        fitted, conditions, options, *seed_pools(fitted.known, conditions), rng=rng, generator=generator
+        fitted,
+        conditions,
+        options,
+        allowed,
+        *seed_pools(fitted.known, conditions),
+        rng=rng,
+        generator=generator,
     )
     found: dict[str, WyckoffGene] = {}
     rejected: dict[str, int] = {}
@@ -104,10 +113,11 @@ def sample_genes(
         drawn += size
         for gene in _kept(decoded, conditions, allowed, options, rejected):
             text = gene.text()
-            if text in taken or text in found:
-                rejected["known or drawn before"] = rejected.get("known or drawn before", 0) + 1
-            elif len(found) < n:
+            if text not in taken and text not in found and len(found) < n:
                 found[text] = gene
+                continue
+            reason = "known or drawn before" if text in taken or text in found else "more than asked for"
+            rejected[reason] = rejected.get(reason, 0) + 1
     genes = list(found.values())
     return Harvest(_scored(fitted, genes), drawn, rejected)
 
@@ -125,11 +135,12 @@ def in_order(genes: list[ScoredGene], options: SamplingOptions, seed: int) -> li
     return [genes[place] for place in np.argsort(-score, kind="stable")]
 
 
-def allowed_by(conditions: Conditions, n_slots: int) -> Allowed:
-    """Return what a decoder may write under `conditions`.
+def allowed_by(conditions: Conditions, n_slots: int, fewest: int = 1) -> Allowed:
+    """Return what a decoder of genes of `fewest` to `n_slots` elements may write under `conditions`.
 
     Raises:
-        OptionsError: More elements are asked for than the network can write.
+        OptionsError: The network cannot write as many or as few elements as are asked for, or an element does not
+            exist, or too few of the elements are among those that the network knows.
     """
     amounts = conditions.amounts()
     low, high = (len(amounts), len(amounts)) if amounts else conditions.n_elements
@@ -140,12 +151,30 @@ def allowed_by(conditions: Conditions, n_slots: int) -> Allowed:
             allowed=f"up to {n_slots}",
             cure="raise the generator's max_elements, or lower n_elements",
         )
+    if high < fewest:
+        raise OptionsError(
+            "genes of this model have more elements than are asked for",
+            value=high,
+            allowed=f"{fewest} or more",
+            cure='raise n_elements, or take the variant "default"',
+        )
     elements = torch.zeros(N_ELEMENTS, dtype=torch.bool)
-    numbers = [atomic_number(symbol) for symbol in (amounts or conditions.elements)]
-    elements[[number for number in numbers if 0 < number < N_ELEMENTS]] = True
+    for symbol in amounts or conditions.elements:
+        number = atomic_number(symbol)
+        if number == 0:
+            raise OptionsError("there is no such element", value=symbol)
+        if number < N_ELEMENTS:
+            elements[number] = True
+    low, high = max(low, fewest), min(high, n_slots)
+    if int(elements.sum()) < low:
+        raise OptionsError(
+            "too few of these elements can be written by this model",
+            value=list(amounts or conditions.elements),
+            allowed=f"{low} or more of hydrogen to lawrencium",
+        )
     groups = torch.zeros(231, dtype=torch.bool)
     groups[list(conditions.spacegroups) or slice(1, None)] = True
-    return Allowed(elements, groups, (low, min(high, n_slots)))
+    return Allowed(elements, groups, (low, high))
 
 
 def seed_pools(known: GeneSet, conditions: Conditions) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -193,6 +222,7 @@ class _Search:
     fitted: FittedGenes
     conditions: Conditions
     options: SamplingOptions
+    allowed: Allowed
     own: npt.NDArray[np.int64]
     """(n_own,) seeds of the wanted chemistry."""
     foreign: npt.NDArray[np.int64]
@@ -225,14 +255,12 @@ class _Search:
         prior = getattr(network, "prior", None)
         if prior is None:
             return torch.randn(n, network.latent_size, generator=self.generator).to(fitted.device)
-        asked = self.conditions
-        numbers = [atomic_number(symbol) for symbol in (asked.amounts() or asked.elements)]
-        low, high = (len(numbers), len(numbers)) if asked.formula else asked.n_elements
-        high = min(high, network.n_slots, len(numbers))
-        present = torch.zeros(n, N_ELEMENTS)
+        numbers = np.flatnonzero(self.allowed.elements.numpy())
+        low, high = self.allowed.n_elements
+        elements = torch.zeros(n, network.n_slots, dtype=torch.long)
         for row in range(n):
-            size = int(self.rng.integers(low, high + 1))
-            present[row, self.rng.choice(numbers, size=size, replace=False)] = 1.0
+            size = int(self.rng.integers(low, min(high, len(numbers)) + 1))
+            elements[row, :size] = torch.from_numpy(self.rng.choice(numbers, size=size, replace=False))
         wanted = np.full(len(fitted.properties), np.nan)
         if self.options.rank_by is not None:
             column = fitted.properties.index(self.options.rank_by)
@@ -241,7 +269,7 @@ class _Search:
                 wanted[column] = np.nanquantile(values, 0.1)
         standard = torch.from_numpy((wanted - fitted.centre) / fitted.spread).float().expand(n, -1)
         vectors: torch.Tensor = prior.sample(
-            present.to(fitted.device), standard.to(fitted.device), self.generator, 1.0
+            presence(elements).to(fitted.device), standard.to(fitted.device), self.generator, 1.0
         )
         return vectors
 
