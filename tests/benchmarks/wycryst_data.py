@@ -37,7 +37,7 @@ def data_file() -> Path:
 
 @lru_cache(maxsize=1)
 def read_ternaries(file: Path, limit: int | None) -> list[LabelledStructure]:
-    """Return the ternaries up to bismuth with the properties, `stable` being 1 on the convex hull and 0 above it.
+    """Return the ternaries up to bismuth with their labels, `stable` being 1 on the convex hull and 0 above it.
 
     Args:
         file: Of the shared data.
@@ -61,7 +61,7 @@ def read_ternaries(file: Path, limit: int | None) -> list[LabelledStructure]:
         )
         above = row[E_ABOVE_HULL]
         stable = None if above is None else float(above <= 0.0)
-        known = {name: _number(row[name]) for name in (FORMATION_ENERGY, BAND_GAP)}
+        known = {name: _number(row[name]) for name in (FORMATION_ENERGY, BAND_GAP, E_ABOVE_HULL)}
         found.append(LabelledStructure(structure, {**known, STABLE: stable}))
     return found
 

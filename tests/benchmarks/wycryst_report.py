@@ -37,7 +37,14 @@ FORWARD = {
     "auc": "stability AUC",
     f"not_read:{STABLE}": "crystals that the model cannot read",
 }
-LARGE = {"not_written", f"not_read:{STABLE}", "cpu_seconds", "wall_seconds"}
+TRAINING = {
+    "weights": "trainable weights (of all members)",
+    "cpu_seconds": "CPU seconds",
+    "wall_seconds": "seconds of wall time",
+}
+SUMS = ("weights", "cpu_seconds", "wall_seconds")
+"""What is added up over the trainings behind a column."""
+LARGE = {"not_written", f"not_read:{STABLE}", *SUMS}
 """Rows without decimals."""
 
 Figure = dict[str, float | int | None]
@@ -51,21 +58,17 @@ def summarise(values: Sequence[float]) -> Figure:
 
 
 def aggregate(results: Sequence[Result]) -> Table:
-    """Return column -> row -> figure; times of the trainings behind a column are added up seed by seed."""
+    """Return column -> row -> figure; times and weights of the trainings behind a column are added up."""
     table: Table = {}
     for column, models in COLUMNS.items():
         chosen = [result for result in results if result.model in models]
-        names = dict.fromkeys(name for result in chosen for name in result.values)
-        found = {
-            name: summarise([result.values[name] for result in chosen if name in result.values])
-            for name in names
-        }
-        for name in ("cpu_seconds", "wall_seconds"):
-            sums: dict[int, float] = {}
-            for result in chosen:
-                sums[result.seed] = sums.get(result.seed, 0.0) + getattr(result, name)
-            if sums:
-                found[name] = summarise(list(sums.values()))
+        sums: dict[str, dict[int, float]] = {}  # row -> seed -> value
+        for result in chosen:
+            times = {"cpu_seconds": result.cpu_seconds, "wall_seconds": result.wall_seconds}
+            for name, value in (result.values | times).items():
+                by_seed = sums.setdefault(name, {})
+                by_seed[result.seed] = value + (by_seed.get(result.seed, 0.0) if name in SUMS else 0.0)
+        found = {name: summarise(list(by_seed.values())) for name, by_seed in sums.items()}
         table[column] = found
     return table
 
@@ -134,7 +137,6 @@ def notes(plan: Plan, n_crystals: int, positives: float, mean_errors: dict[str, 
 
 def markdown(table: Table, facts: dict[str, object], said: Sequence[str]) -> str:
     """Return the whole page."""
-    times = {"cpu_seconds": "CPU seconds", "wall_seconds": "seconds of wall time"}
     parts = [
         "# Reconstruction and forward tables of WyCryst",
         "",
@@ -144,7 +146,7 @@ def markdown(table: Table, facts: dict[str, object], said: Sequence[str]) -> str
         "",
         table_of("Reconstruction", RECONSTRUCTION, table),
         table_of("Forward", FORWARD, table),
-        table_of("Training time, one seed", times, table),
+        table_of("Training, one seed", TRAINING, table),
         "## Notes",
         "",
         *(f"- {line}" for line in said),

@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ.setdefault("SPGLIB_WARNING", "OFF")  # what FTCP decodes is often no crystal
 
 from benchmarks import wycryst_data, wycryst_report, wycryst_training  # noqa: E402
 from benchmarks.wycryst_training import MODELS, Plan, Result  # noqa: E402

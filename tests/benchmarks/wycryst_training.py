@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -157,7 +157,7 @@ def _autoencoder(variant: str) -> Callable[..., tuple[Values, Values]]:
         predicted[reading.rows] = model.predict_genes(reading.genes)
         values |= judged(held_out, dict(zip(PROPERTIES, predicted.T, strict=True)))
         log = {"steps": model.log.steps, "epochs": len(model.log.losses), **model.log.losses[-1]}
-        log["parameters"] = sum(tensor.numel() for tensor in fitted.network.parameters())
+        values["weights"] = _weights([fitted.network])
         return values, {name: float(value) for name, value in log.items()}
 
     return train_it
@@ -184,6 +184,7 @@ def _ftcp(plan: Plan, train: Items, held_out: Items, seed: int, clock: _Clock) -
     values = _ftcp_reconstruction(model, structures)
     predicted = model.predict_properties(structures)
     values |= judged(held_out, dict(zip(PROPERTIES, predicted.T, strict=True)))
+    values["weights"] = _weights([model._fitted()])
     log = {"epochs": float(len(model.log.reconstruction)), "left_out_of_training": float(model.n_left_out)}
     return values, log | {"reconstruction": model.log.reconstruction[-1]}
 
@@ -229,8 +230,8 @@ HEADS: dict[str, dict[str, dict[str, int]]] = {
     "cpu": {
         "wyckoff head": {"members": 3, "max_steps": 3000},
         "wyckoff discriminator": {"members": 4, "max_steps": 800},
-        "cgcnn head": {"members": 2, "max_steps": 1500},
-        "cgcnn discriminator": {"members": 2, "max_steps": 800},
+        "cgcnn head": {"members": 2, "max_steps": 2000},
+        "cgcnn discriminator": {"members": 2, "max_steps": 1000},
     },
     "gpu": {
         "wyckoff head": {"members": 8, "max_steps": 6000},
@@ -260,7 +261,8 @@ def _head(kind: str) -> Callable[..., tuple[Values, Values]]:
         rows = readable(held_out)
         mean = np.full((len(held_out), len(names)), np.nan)
         mean[rows] = head.predict([held_out[row].structure for row in rows]).mean
-        return judged(held_out, dict(zip(names, mean.T, strict=True))), dict(log)
+        values = judged(held_out, dict(zip(names, mean.T, strict=True)))
+        return values | {"weights": _weights(head._fitted().members)}, dict(log)
 
     return train_it
 
@@ -282,7 +284,8 @@ def _discriminator(kind: str) -> Callable[..., tuple[Values, Values]]:
         rows = readable(held_out)
         score = np.full(len(held_out), np.nan)
         score[rows] = model.probability([held_out[row].structure for row in rows])
-        return judged(held_out, {STABLE: score}), dict(log)
+        values = judged(held_out, {STABLE: score})
+        return values | {"weights": _weights(model._fitted().members)}, dict(log)
 
     return train_it
 
@@ -291,12 +294,17 @@ MODELS: dict[str, Callable[..., tuple[Values, Values]]] = {
     "paper": _autoencoder("paper"),
     "ours": _autoencoder("default"),
     "ftcp": _ftcp,
-    "wyckoff head": _head("wyckoff"),
     "cgcnn head": _head("cgcnn"),
-    "wyckoff discriminator": _discriminator("wyckoff"),
+    "wyckoff head": _head("wyckoff"),
     "cgcnn discriminator": _discriminator("cgcnn"),
+    "wyckoff discriminator": _discriminator("wyckoff"),
 }
 """The trainings, longest first."""
+
+
+def _weights(networks: Sequence[Any]) -> float:
+    """Return how many trainable numbers some networks have."""
+    return float(sum(tensor.numel() for network in networks for tensor in network.parameters()))
 
 
 def readable(items: Items) -> list[int]:
