@@ -44,7 +44,7 @@ def test_every_template_is_written_and_checked(template: str, tmp_path: Path):
         return
     assert (ran.code, ran.err) == (0, "")
     assert f"rounds: {config.stop.rounds}" in ran.out
-    assert "engine gpaw: gpaw" in ran.out
+    assert f"engine {config.labels.engine}: " in ran.out
     tasks = re.search(r"a round: at most (.*) tasks; labels about ([\d.]+) core-hours", ran.out)
     assert tasks, ran.out
     counts = dict(part.split() for part in tasks[1].split(", "))
