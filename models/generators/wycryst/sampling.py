@@ -235,6 +235,8 @@ class _Search:
         """Return vectors (n, latent_size): around seeds, and from the prior."""
         known, options = self.fitted.known, self.options
         n_prior = int(self.rng.binomial(n, options.prior_share))
+        if n_prior == n:
+            return self._from_prior(n)
         n_foreign = int(self.rng.binomial(n - n_prior, options.foreign_seeds))
         chosen = np.concatenate(
             [self._seeds(self.own, n - n_prior - n_foreign), self._seeds(self.foreign, n_foreign)]
