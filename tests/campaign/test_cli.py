@@ -54,7 +54,7 @@ def test_every_template_is_written_and_checked(template: str, tmp_path: Path):
     once = re.search(r"once: (\d+) reference labels, about ([\d.]+) core-hours", ran.out)
     assert once, ran.out
     assert int(once[1]) >= len(config.chemistry.elements)
-    assert float(once[2]) > 0
+    assert (float(once[2]) > 0) == (config.labels.engine == "gpaw")  # CHGNet's few phases round to nothing
 
 
 def test_validate_writes_nothing(tmp_path: Path):
