@@ -50,6 +50,8 @@ def _predicted_energy(
 
 
 def _energy_verdict(predictions: dict[str, Any], options: PredictedEnergyOptions) -> Verdict:
+    if not predictions:  # no version was ever good enough to be used: nobody knows better
+        return Verdict(True)
     if "head_formation_energy_per_atom" not in predictions:
         raise ComponentError(
             "the screen predicted_energy has no property head that predicts formation_energy_per_atom",
@@ -94,7 +96,7 @@ PREDICTED_ENERGY = Screen(
     "candidate",
     PredictedEnergyOptions,
     _predicted_energy,
-    "Predicted by the campaign's property heads, before relaxation, to lie low enough.",
+    "Predicted by the campaign's property heads, before relaxation, to lie low enough; passes while none was fit for use.",
     needs_reference=True,
     needs_judge="head",
     pool="gpu",

@@ -185,6 +185,19 @@ def test_predicted_energies_get_the_benefit_of_the_doubt():
     assert "energy above the hull" in hard[1].reason
 
 
+def test_predicted_energies_need_a_head_for_them_or_nobody_at_all():
+    class Others(Bench):
+        def predictions(self, structures):
+            return [dict(self.energies) for _ in structures]
+
+    options = {"max_formation_energy_ev_per_atom": -1.0}
+    unfit = ScreenContext(judges=Others([]))
+    assert run([perovskite()], "predicted_energy", unfit, **options)[0].passed
+    gap = ScreenContext(judges=Others([("head_band_gap", 1.0)]))
+    with pytest.raises(ComponentError, match=r"formation_energy_per_atom.*learn\.heads"):
+        run([perovskite()], "predicted_energy", gap, **options)
+
+
 def test_improbable_crystals_are_rejected_unless_nobody_can_tell():
     crystals = [perovskite(3.8), perovskite(3.9)]
     outcomes = run(crystals, "synthesizability", ScreenContext(judges=Bench([], [0.5, 0.49])))
