@@ -96,7 +96,7 @@ PREDICTED_ENERGY = Screen(
     "candidate",
     PredictedEnergyOptions,
     _predicted_energy,
-    "Predicted by the campaign's property heads, before relaxation, to lie low enough; passes while none was fit for use.",
+    "Predicted by the campaign's property heads, before relaxation, to lie low; passes while none was fit for use.",
     needs_reference=True,
     needs_judge="head",
     pool="gpu",
