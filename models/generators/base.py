@@ -37,6 +37,7 @@ class Generator(Protocol):
 
         Raises:
             NotFittedError: Before `fit` or `load`.
+            OptionsError: The model can make no crystal that keeps to `conditions`.
         """
         ...
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
+from wycryst_models import QUICK, QUICK_PAPER, ternaries
 
 from models.data import Conditions
 from models.errors import ContractError
 from models.generators.substitution import SubstitutionGenerator
+from models.generators.wycryst.generator import WyCrystGenerator
 from models.registry import GENERATORS, SURROGATES, resolve
 from models.testing import check_config, check_generator, check_surrogate, reference_crystals
 
@@ -26,6 +28,7 @@ QUICK_OPTIONS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-2,
         "fine_tune_epochs": 3,
     },
+    "wycryst": QUICK,
 }
 """Options that make a generator's check quick, by registry name."""
 
@@ -38,6 +41,14 @@ def test_registered_generator(name: str) -> None:
 @pytest.mark.parametrize("name", SURROGATES)
 def test_registered_surrogate(name: str) -> None:
     check_surrogate(resolve(name, SURROGATES, "surrogate"))
+
+
+def test_the_printed_network_of_wycryst() -> None:
+    """It writes ternaries only, which the textbook crystals hardly are."""
+    elements = ("Ca", "Sr", "Ba", "K", "Ti", "Mg", "O", "F", "Ni", "Al", "Cu")
+    check_generator(
+        WyCrystGenerator, QUICK_PAPER, train=ternaries(), conditions=Conditions(elements, (2, 3), 12)
+    )
 
 
 def test_the_reference_of_the_contract_is_sound() -> None:

@@ -266,6 +266,16 @@ def test_weights_say_how_much_a_gene_counts(known: GeneBatch) -> None:
     assert abs(np.mean(alone) - expected) > 1e-2
 
 
+def test_unstable_genes_weigh_little_as_genes_and_fully_as_energies(known: GeneBatch) -> None:
+    network = with_options(latent_noise=0.0).eval()
+    light, usual, heavy = (
+        network.losses(replace(known, weights=weight * known.weights), noise(), 0.0).parts["property"]
+        for weight in (0.02, 1.0, 3.0)
+    )
+    assert light == pytest.approx(usual)
+    assert heavy == pytest.approx(3.0 * usual)
+
+
 # fitting
 
 

@@ -224,7 +224,10 @@ class WyCrystGenerator:
             network.load_state_dict(_under("network.", checkpoint.weights))
             known = GeneSet.from_tensors(_under("genes.", checkpoint.weights))
             arrays = {name: t.numpy() for name, t in _under("lattices.", checkpoint.weights).items()}
-            centre, spread = np.array(checkpoint.state["centre"]), np.array(checkpoint.state["spread"])
+            centre, spread = (
+                np.array(checkpoint.state[name], dtype=np.float64).reshape(len(model.config.properties))
+                for name in ("centre", "spread")
+            )
             model.left_out = dict(checkpoint.state["left_out"])
             model._lattices = LatticeModel.from_dict(arrays)
         except (ValidationError, RuntimeError, KeyError, TypeError, ValueError) as error:
