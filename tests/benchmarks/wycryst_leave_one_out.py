@@ -54,7 +54,7 @@ class Options:
     seed: int = 0
     genes: int = 1000
     """Distinct genes drawn of a target at most."""
-    relaxed_genes: int = 40
+    relaxed_genes: int = 250
     """The best of them by the property branch are built and relaxed."""
     max_steps: int = 300
     """Of a relaxation."""
@@ -161,9 +161,9 @@ def table_row(
         "rank by energy": "not found" if place is None else place.rank,
         "lattice [Å, °]": "" if match is None else _lattice(match.structure),
         "of the known one": _lattice(target.structure()),
-        "energy [eV/atom]": "" if match is None else round(match.energy_per_atom, 4),
-        "of the known one, relaxed": round(known.energy_per_atom, 4),
-        "lowest energy": round(min(finite), 4) if finite else "",
+        "energy [eV/atom]": "" if match is None else f"{match.energy_per_atom:.4f}",
+        "of the known one, relaxed": f"{known.energy_per_atom:.4f}",
+        "lowest energy": f"{min(finite):.4f}" if finite else "",
         "space group of the match": "" if match is None else _groups(match.structure),
         "of the known one, relaxed likewise": _groups(known.structure),
     }
@@ -200,9 +200,7 @@ def lowest_rows(target: Target, crystals: Sequence[Relaxed]) -> list[dict[str, o
         {
             "target": target.name,
             "rank": rank,
-            "energy above the lowest [meV/atom]": round(
-                1000.0 * (one.energy_per_atom - crystals[0].energy_per_atom), 1
-            ),
+            "meV/atom above the lowest": f"{1000.0 * (one.energy_per_atom - crystals[0].energy_per_atom):.1f}",
             "gene": str(one.structure.properties["gene"]),
             "space group at 0.1 / 0.01 Å": _groups(one.structure),
             "converged": "yes" if one.converged else "no",
@@ -234,11 +232,13 @@ def search(
     )
 
 
-def train(data: Path, formulas: set[str], seed: int) -> tuple[WyCrystGenerator, Counter[str]]:
+def train(
+    data: Path, limit: int | None, formulas: set[str], seed: int
+) -> tuple[WyCrystGenerator, Counter[str]]:
     """Return a generator that has seen no crystal of some formulas, and how many were removed of each."""
     from models.generators.wycryst.generator import WyCrystGenerator
 
-    items = read_ternaries(data, None)
+    items = read_ternaries(data, limit)
     names = [item.structure.composition.reduced_formula for item in items]
     generator = WyCrystGenerator()
     kept = [item for item, name in zip(items, names, strict=True) if name not in formulas]
@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     formulas = {target.structure().composition.reduced_formula for target in TARGETS}
     outcomes = []
     with processes(given.workers) as pool:
-        generator, removed = train(data, formulas, options.seed)
+        generator, removed = train(data, given.limit, formulas, options.seed)
         trained = time.perf_counter() - begin
         say(f"{trained:6.0f} s  trained on {len(generator.fitted.known)} genes")
         for target in chosen:
@@ -331,8 +331,9 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--targets", nargs="+", choices=names, default=names, help="all by default")
     parser.add_argument("--seed", type=int, default=0, help="of training, genes and crystals")
+    parser.add_argument("--limit", type=int, help="train on so many crystals; all of them by default")
     parser.add_argument("--genes", type=int, default=1000, help="distinct genes drawn of a target at most")
-    parser.add_argument("--relaxed-genes", type=int, default=40, help="so many of them are relaxed")
+    parser.add_argument("--relaxed-genes", type=int, default=250, help="so many of them are relaxed")
     parser.add_argument("--max-steps", type=int, default=300, help="of a relaxation")
     parser.add_argument("--workers", type=int, default=2, help="processes that relax")
     parser.add_argument(

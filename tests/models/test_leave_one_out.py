@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 from benchmarks.distinct_crystals import by_energy, distinct
 from benchmarks.known_crystals import TARGETS, Target
-from benchmarks.wycryst_leave_one_out import known_gene
+from benchmarks.wycryst_leave_one_out import known_gene, main
 
 
 def same_letter(one: str, other: str) -> bool:
@@ -59,3 +61,14 @@ def test_the_known_crystals_have_the_formula_and_space_group_that_they_are_named
     assert known_gene(target).spacegroup == target.spacegroup
     assert len(structure) == known_gene(target).atoms_per_primitive_cell
     assert structure.distance_matrix[structure.distance_matrix > 0].min() > 1.8
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_page_and_its_figures(data_dir: Path, tmp_path: Path) -> None:
+    short = ["--limit", "200", "--genes", "20", "--relaxed-genes", "3", "--max-steps", "3", "--workers", "1"]
+    output = tmp_path / "page"
+    assert main(["--targets", "SrTiO3-221", *short, "--output", str(output)]) == 0
+    assert "| SrTiO3 |" in output.with_suffix(".md").read_text(encoding="utf-8")
+    figures = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+    assert figures["rows"][0]["target"] == "SrTiO3"
+    assert list(figures["success"]) == ["SrTiO3-221"]
