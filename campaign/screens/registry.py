@@ -42,6 +42,7 @@ DEFAULT_SCREEN: tuple[Named, ...] = (
     ("charge_neutrality", {"alloys": "metals_and_metalloids"}),
     ("duplicates", {}),
     ("relax", {}),
+    ("best_trial", {}),
     ("min_distance", {}),
     ("space_group", {}),
     ("novelty", {}),

@@ -96,6 +96,12 @@ def test_the_conditions_reject_something_and_the_limit_of_freedom_too(fitted: Fi
     assert all(one.gene.dof == 0 for one in strict.genes)
 
 
+def test_atoms_are_counted_in_the_primitive_cell(fitted: FittedGenes) -> None:
+    small = draw(fitted, CONDITIONS["small cells"], exclude_known=False)
+    assert {one.gene.atoms_per_primitive_cell for one in small.genes} == {2}
+    assert max(one.gene.atoms_per_conventional_cell for one in small.genes) == 8
+
+
 @pytest.mark.parametrize("n", [0, 1, 7, 400])
 @pytest.mark.parametrize("which", ["common", "formula", "small cells"])
 def test_every_draw_is_accounted_for(fitted: FittedGenes, which: str, n: int) -> None:

@@ -20,13 +20,13 @@ class GeneTraining(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(default=120, ge=1, description="Passes over the training genes at most.")
-    max_steps: int = Field(default=6000, ge=1, description="Optimiser steps at most, whatever epochs allows.")
+    epochs: int = Field(default=60, ge=1, description="Passes over the training genes at most.")
+    max_steps: int = Field(default=4000, ge=1, description="Optimiser steps at most, whatever epochs allows.")
     min_steps: int = Field(
-        default=600, ge=1, description="Optimiser steps at least: few genes are passed over more often."
+        default=400, ge=1, description="Optimiser steps at least: few genes are passed over more often."
     )
-    batch_size: int = Field(default=256, ge=2, description="Genes per step.")
-    learning_rate: float = Field(default=2e-3, gt=0.0, lt=1.0, description="Peak of the one-cycle schedule.")
+    batch_size: int = Field(default=128, ge=2, description="Genes per step.")
+    learning_rate: float = Field(default=3e-3, gt=0.0, lt=1.0, description="Peak of the one-cycle schedule.")
     weight_decay: float = Field(default=1e-2, ge=0.0, description="Of AdamW.")
     exchange: float = Field(
         default=0.5, ge=0.0, le=1.0, description="Share of genes shown with elements exchanged at random."

@@ -120,7 +120,9 @@ class WyCrystGenerator:
         options = self.config.sampling
         wanted = max(n * options.genes_per_crystal // 2, 16)
         harvest = self.genes(wanted, conditions, derive_seed(seed, 0))
-        ranked = in_order(harvest.genes, options, derive_seed(seed, 1))
+        ranked = in_order(
+            harvest.genes, options, derive_seed(seed, 1), spread_over_groups=conditions.formula is not None
+        )
         found: list[Structure] = []
         start = 0
         while len(found) < n and start < len(ranked):

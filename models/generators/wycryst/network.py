@@ -39,26 +39,31 @@ class NetworkOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latent_size: int = Field(default=64, ge=2, le=1024, description="Length of a latent vector.")
+    latent_size: int = Field(default=128, ge=2, le=1024, description="Length of a latent vector.")
     hidden: int = Field(default=256, ge=8, le=4096, description="Width of encoder and decoder.")
     site_size: int = Field(
         default=64, ge=4, le=512, description="Length of an element's or a letter's vector."
     )
     max_count: int = Field(
-        default=8,
+        default=20,
         ge=1,
         le=30,
         description="Most orbits of one element on one letter; genes beyond are left out.",
     )
-    kl_weight: float = Field(default=0.01, ge=0.0, description="Weight of the KL term after its warm-up.")
+    kl_weight: float = Field(default=0.003, ge=0.0, description="Weight of the KL term after its warm-up.")
     kl_warm_up: float = Field(default=0.3, gt=0.0, le=1.0, description="Share of the training that it takes.")
     free_bits: float = Field(
         default=0.02, ge=0.0, description="KL [nats] per latent dimension that costs nothing."
     )
+    element_weight: float = Field(
+        default=2.0,
+        ge=0.0,
+        description="Weight of the elements' cross-entropy; a wrong element is the worst error.",
+    )
     formula_weight: float = Field(
         default=0.3, ge=0.0, description="Weight of the relative error of the expected number of atoms."
     )
-    property_weight: float = Field(default=4.0, ge=0.0, description="Weight of the property branch.")
+    property_weight: float = Field(default=30.0, ge=0.0, description="Weight of the property branch.")
     latent_noise: float = Field(
         default=1.0, ge=0.0, description="Scale of the latent noise in training; 1 is the variational bound."
     )
@@ -99,11 +104,13 @@ class CategoricalAutoencoder(nn.Module):
         self.register_buffer("element_features", element_features(), persistent=False)  # (104, n_features)
         self.element_features: torch.Tensor
         self.element_free = nn.Embedding(N_ELEMENTS, size)
+        nn.init.zeros_(self.element_free.weight)  # an element that was never seen is known by its features
         self.element_known = nn.Linear(self.element_features.shape[1], size)
         self.group_vector = nn.Embedding(N_GROUPS, size)
         self.count_vector = nn.Embedding(options.max_count + 1, size, padding_idx=0)
         self.slot = nn.Sequential(nn.Linear(2 * size + 1, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
-        self.encoder = _mlp(n_slots * size + size, hidden, 2)
+        self.messages = nn.ModuleList(_SlotMessages(size) for _ in range(2))
+        self.encoder = _mlp((n_slots + 3) * size, hidden, 2)
         self.mean = nn.Linear(hidden, self.latent_size)
         self.log_variance = nn.Linear(hidden, self.latent_size)
         self.trunk = _mlp(self.latent_size, hidden, 2)
@@ -128,7 +135,14 @@ class CategoricalAutoencoder(nn.Module):
         """Return mean and log-variance (n_genes, latent_size)."""
         slots = self._slot_vectors(batch.spacegroup, batch.elements, batch.counts)  # (n, n_slots, size)
         group = self.group_vector(batch.spacegroup)  # (n, size)
-        hidden = self.encoder(torch.cat([slots.flatten(1), group], dim=1))
+        atoms = (batch.counts * self.sites.multiplicity[batch.spacegroup][:, None]).sum(dim=2)  # (n, n_slots)
+        share = (atoms / atoms.sum(dim=1, keepdim=True).clamp_min(1))[:, :, None].to(slots)
+        tokens = slots + group[:, None]
+        for layer in self.messages:
+            tokens = layer(tokens, share)
+        average = (tokens * share).sum(dim=1)  # (n, size)
+        spread = ((tokens - average[:, None]).square() * share).sum(dim=1).add(1e-6).sqrt()
+        hidden = self.encoder(torch.cat([slots.flatten(1), group, average, spread], dim=1))
         return self.mean(hidden), self.log_variance(hidden).clamp(-8.0, 4.0)
 
     def losses(self, batch: GeneBatch, generator: torch.Generator, progress: float) -> Losses:
@@ -291,7 +305,7 @@ class CategoricalAutoencoder(nn.Module):
         count = functional.cross_entropy(answers.counts.movedim(3, 1), batch.counts, reduction="none")
         return {
             "group": group,
-            "element": (element * spoken).sum(dim=1),
+            "element": self.options.element_weight * (element * spoken).sum(dim=1),
             "letters": (count.sum(dim=2) * (batch.elements > 0)).sum(dim=1),
         }
 
@@ -310,7 +324,8 @@ class CategoricalAutoencoder(nn.Module):
         error = functional.smooth_l1_loss(
             self.property_branch(latent), torch.nan_to_num(batch.targets), beta=0.3, reduction="none"
         )
-        weight = known * batch.weights[:, None].clamp(0.25, 4.0)
+        # Never below 1: what is far above the hull has a small weight as a gene, and is news as an energy.
+        weight = known * batch.weights[:, None].clamp(1.0, 4.0)
         return (error * weight).sum() / known.sum().clamp_min(1)
 
     def _prior_loss(self, latent: torch.Tensor, batch: GeneBatch, generator: torch.Generator) -> torch.Tensor:
@@ -321,6 +336,28 @@ class CategoricalAutoencoder(nn.Module):
         present = present * ~hidden[:, :1]
         targets = torch.where(hidden[:, 1:], torch.nan, batch.targets)
         return -self.prior.log_probability(latent.detach(), present, targets).mean() / self.latent_size
+
+
+class _SlotMessages(nn.Module):
+    """Messages between the slots of a gene, weighted by the senders' share of the atoms.
+
+    The form is that of `models.networks.wyckoff.TokenConvolution`, on slots instead of orbits: sums weighted by
+    composition are what energies of formation depend on, and a network that is given them need not learn them.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.from_centre = nn.Linear(size, 2 * size)
+        self.from_neighbour = nn.Linear(size, 2 * size, bias=False)
+        self.norm = nn.LayerNorm(size)
+
+    def forward(self, tokens: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """Return new tokens (n, n_slots, size), given the share of the atoms of each slot (n, n_slots, 1)."""
+        z = self.from_centre(tokens)[:, :, None] + self.from_neighbour(tokens)[:, None]
+        gate, message = z.chunk(2, dim=-1)  # (n, centre, neighbour, size)
+        received = (torch.sigmoid(gate) * functional.silu(message) * share[:, None]).sum(dim=2)
+        new: torch.Tensor = functional.silu(tokens + self.norm(received))
+        return new
 
 
 def _mlp(n_in: int, hidden: int, layers: int) -> nn.Sequential:

@@ -122,17 +122,34 @@ def sample_genes(
     return Harvest(_scored(fitted, genes), drawn, rejected)
 
 
-def in_order(genes: list[ScoredGene], options: SamplingOptions, seed: int) -> list[ScoredGene]:
+def in_order(
+    genes: list[ScoredGene], options: SamplingOptions, seed: int, *, spread_over_groups: bool = False
+) -> list[ScoredGene]:
     """Return genes in the order in which to build them: likely best first, with chance for the others.
 
     Gumbel noise on the scores makes this a draw without replacement with weights exp(-prediction / scale).
+
+    Args:
+        genes: What was drawn.
+        options: By which property, and how sharply.
+        seed: Source of the chance.
+        spread_over_groups: Whether to take the first gene of every space group before the second of any. For
+            polymorphs of one formula the branch's errors are larger than their differences in energy.
     """
-    if options.rank_by is None:
-        return genes
-    noise = np.random.default_rng([seed, 2]).gumbel(size=len(genes))
-    predicted = np.array([one.predicted[options.rank_by] for one in genes])
-    score = noise * options.rank_scale - predicted
-    return [genes[place] for place in np.argsort(-score, kind="stable")]
+    ranked = genes
+    if options.rank_by is not None:
+        noise = np.random.default_rng([seed, 2]).gumbel(size=len(genes))
+        predicted = np.array([one.predicted[options.rank_by] for one in genes])
+        score = noise * options.rank_scale - predicted
+        ranked = [genes[place] for place in np.argsort(-score, kind="stable")]
+    if not spread_over_groups:
+        return ranked
+    before: dict[int, int] = {}
+    turns = []
+    for one in ranked:
+        turns.append(before.get(one.gene.spacegroup, 0))
+        before[one.gene.spacegroup] = turns[-1] + 1
+    return [ranked[place] for place in np.argsort(turns, kind="stable")]
 
 
 def allowed_by(conditions: Conditions, n_slots: int, fewest: int = 1) -> Allowed:
