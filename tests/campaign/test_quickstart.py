@@ -55,7 +55,7 @@ def test_table_of_what_was_found(finished):
     _, printed = finished
     for heading in ("formula", "space", "generator", "predicted", "DFT", "e_above_hull", "hours"):
         assert heading in printed
-    assert "substitution" in printed
+    assert "wycryst" in printed
     assert "campaign finished: every round is complete" in printed
 
 

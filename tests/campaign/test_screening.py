@@ -68,9 +68,10 @@ def test_segments_are_cut_where_candidates_meet():
     kinds = [[kind for kind, _ in run] for run in segments(DEFAULT_SCREEN)]
     assert kinds[0][0] == "composition"
     assert ["duplicates"] in kinds
+    assert ["best_trial"] in kinds
     assert [kind for run in kinds for kind in run] == [kind for kind, _ in DEFAULT_SCREEN]
     for run in segments(DEFAULT_SCREEN):
-        assert is_campaign_scope(run) == (run == [("duplicates", {})])
+        assert is_campaign_scope(run) == (run in ([("duplicates", {})], [("best_trial", {})]))
         assert pool_of(run) == ("gpu" if {"relax", "e_above_hull"} & {kind for kind, _ in run} else "cpu")
 
 
