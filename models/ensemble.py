@@ -15,6 +15,7 @@ from models.errors import CheckpointError, DeviceError
 from models.training import (
     Inputs,
     Loss,
+    PartOfInputs,
     Schedule,
     TrainingConfig,
     TrainingLog,
@@ -125,6 +126,43 @@ class Ensemble(ABC, Generic[ConfigT]):
             train_network(member, train, valid, loss, schedule, seed=derive_seed(seed, place, 1))
             for place, member in enumerate(self.members)
         ]
+
+    def train_in_folds(
+        self, data: TrainingSet, folds: npt.NDArray[np.int64], loss: Loss, schedule: Schedule, seed: int
+    ) -> list[TrainingLog]:
+        """Train every member in place on all crystals but its own fold, which says when to stop.
+
+        So no crystal is lost to the ensemble, and each one in a fold has a member that never saw it.
+
+        Args:
+            data: All crystals.
+            folds: (n_crystals,) the member that is not to see a crystal, -1 where all may.
+            loss: The loss of one entry.
+            schedule: Length, batch size and learning rate.
+            seed: Of the orders of the crystals.
+
+        Raises:
+            TrainingDataError: No target is known, or a training diverged.
+        """
+        logs = []
+        for place, member in enumerate(self.members):
+            own, others = np.flatnonzero(folds == place), np.flatnonzero(folds != place)
+            valid = data.part(own) if len(own) and len(others) else None
+            train = data.part(others) if len(others) else data
+            logs.append(train_network(member, train, valid, loss, schedule, seed=derive_seed(seed, place, 1)))
+        return logs
+
+    def outputs_out_of_fold(
+        self, inputs: Inputs, folds: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return what the members say of the crystals that they did not see.
+
+        Returns:
+            (n_in_folds,) places of the crystals, and (n_in_folds, n_outputs).
+        """
+        rows = np.flatnonzero(folds >= 0)
+        said = self.outputs(PartOfInputs(inputs, rows))  # (n_members, n_in_folds, n_outputs)
+        return rows, said[folds[rows], np.arange(len(rows))]
 
 
 def find_device(name: str) -> torch.device:

@@ -188,6 +188,19 @@ def classification_metrics(positive: npt.ArrayLike, probability: npt.ArrayLike, 
     return _only_finite(found)
 
 
+def best_threshold(positive: npt.ArrayLike, probability: npt.ArrayLike) -> float:
+    """Return the threshold on (n,) probabilities with the best F1 for (n,) positives; 0.5 if there is none."""
+    positive, probability = _pair(positive, probability)
+    is_positive = positive > 0.5
+    order = np.argsort(-probability, kind="stable")
+    hits = np.cumsum(is_positive[order])  # (n,) of the most probable ones
+    ends = np.append(np.diff(probability[order]) < 0.0, True)  # equal ones are taken together
+    f1 = np.where(ends, 2.0 * hits / (is_positive.sum() + np.arange(1, len(order) + 1)), -1.0)
+    if not is_positive.any():
+        return 0.5
+    return float(np.clip(probability[order][int(f1.argmax())], 1e-6, 1.0 - 1e-6))
+
+
 def calibration_error(positive: npt.ArrayLike, probability: npt.ArrayLike, n_bins: int = 10) -> float:
     """Expected calibration error: |mean probability - share of positives| over equal bins, by their size."""
     positive, probability = _pair(positive, probability)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from models.data import LabelledStructure
 from models.errors import OptionsError
 
@@ -45,6 +48,28 @@ def split_by_composition(
     train = [item for item, formula in zip(labelled, formulas, strict=True) if formula not in held]
     held_out = [item for item, formula in zip(labelled, formulas, strict=True) if formula in held]
     return train, held_out
+
+
+def folds_by_composition(
+    labelled: Sequence[LabelledStructure], fraction: float, n_folds: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Give a share of the reduced formulas to folds, so that each formula is in one of them at most.
+
+    Args:
+        labelled: The crystals.
+        fraction: Expected share of formulas in each fold; no more than 1 / n_folds are given.
+        n_folds: Folds.
+        seed: Another seed gives other folds.
+
+    Returns:
+        (n_crystals,) the fold of each crystal, -1 if it is in none.
+    """
+    width = min(fraction, 1.0 / n_folds)
+    drawn = np.array([_draw(item.structure.composition.reduced_formula, seed) for item in labelled])
+    folds = np.full(len(drawn), -1, dtype=np.int64)
+    inside = drawn < width * n_folds
+    folds[inside] = np.minimum(np.floor(drawn[inside] / width), n_folds - 1)
+    return folds
 
 
 def _draw(formula: str, seed: int) -> float:

@@ -73,6 +73,10 @@ class TrainingConfig(BaseModel):
     )
 
 
+SMALLEST_SPREAD = 1e-8
+"""What varies less than this is a constant."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The course of one training."""
@@ -128,6 +132,26 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def part(self, rows: npt.NDArray[np.int64]) -> TrainingSet:
+        """Return the crystals at `rows` (n_part,)."""
+        return TrainingSet(PartOfInputs(self.inputs, rows), self.targets[rows], self.weights[rows])
+
+
+@dataclass(frozen=True)
+class PartOfInputs:
+    """Some crystals of others that were read, without a copy of them."""
+
+    whole: Inputs
+    rows: npt.NDArray[np.int64]
+    """(n_part,) places in `whole`."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: npt.ArrayLike, device: str | torch.device = "cpu") -> Any:
+        """Join the crystals at `indices` of this part; see `Inputs.batch`."""
+        return self.whole.batch(self.rows[np.asarray(indices)], device)
 
 
 @dataclass(frozen=True)
@@ -247,6 +271,20 @@ def draw_replay(items: Sequence[LabelledStructure], at_most: int, seed: int) -> 
         return list(items)
     chosen = np.random.default_rng(seed).choice(len(items), size=at_most, replace=False)
     return [items[place] for place in sorted(chosen.tolist())]
+
+
+def standardisation(
+    values: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return mean and standard deviation (n_columns,) of the known of (n, n_columns) values.
+
+    They are 0 and 1 where nothing is known; what does not vary has a standard deviation of 1.
+    """
+    known = np.isfinite(values)
+    amount = known.sum(axis=0).clip(1)
+    centre = np.where(known, values, 0.0).sum(axis=0) / amount
+    spread = np.sqrt(np.where(known, (values - centre) ** 2, 0.0).sum(axis=0) / amount)
+    return centre, np.where(spread > SMALLEST_SPREAD, spread, 1.0)
 
 
 def copy_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:

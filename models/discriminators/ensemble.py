@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import Field, ValidationError
 
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.data import STABLE, LabelledStructure
+from models.data import E_ABOVE_HULL, FORMATION_ENERGY, STABLE, LabelledStructure
 from models.discriminators.calibration import Calibration, fit_calibration, probability_from
 from models.ensemble import Ensemble, EnsembleConfig
 from models.errors import CheckpointError, NotFittedError, TrainingDataError
-from models.metrics import Metrics, classification_metrics
-from models.splitting import split_by_composition
-from models.training import Inputs, Schedule, TrainingSet, classification_loss, derive_seed, draw_replay
+from models.metrics import Metrics, best_threshold, classification_metrics
+from models.splitting import folds_by_composition
+from models.training import (
+    Inputs,
+    Schedule,
+    TrainingSet,
+    classification_loss,
+    derive_seed,
+    draw_replay,
+    regression_loss,
+    standardisation,
+)
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -32,8 +42,20 @@ class EnsembleDiscriminatorConfig(EnsembleConfig):
         default="balanced",
         description="balanced: the rarer class weighs as much as the other one in the loss.",
     )
-    threshold: float = Field(
-        default=0.5, gt=0.0, lt=1.0, description="The metrics call a crystal stable from this probability on."
+    threshold: float | None = Field(
+        default=0.5,
+        gt=0.0,
+        lt=1.0,
+        description="The metrics call a crystal stable from this probability on; null for the one of the best F1 on "
+        "crystals that were set aside.",
+    )
+    auxiliary: tuple[str, ...] = Field(
+        default=(E_ABOVE_HULL, FORMATION_ENERGY),
+        description="Properties that the networks learn beside stability, as far as they are known; what they share "
+        "keeps the networks from learning the classes by heart.",
+    )
+    auxiliary_weight: float = Field(
+        default=5.0, ge=0.0, description="Weight of each of these in the loss; stability has 1."
     )
 
 
@@ -54,6 +76,10 @@ class EnsembleDiscriminator:
         self._ensemble: Ensemble[Any] | None = None
         self._calibration = Calibration()
         self._class_weights = (1.0, 1.0)  # of unstable and stable crystals in the loss
+        self._threshold = self.config.threshold or 0.5
+        n_auxiliary = len(self.config.auxiliary)
+        self._centre: Array = np.zeros(n_auxiliary)  # of the auxiliary properties, in their unit
+        self._spread: Array = np.ones(n_auxiliary)
 
     def fit(
         self, train: Sequence[LabelledStructure], valid: Sequence[LabelledStructure], seed: int
@@ -62,20 +88,18 @@ class EnsembleDiscriminator:
 
         Args:
             train: Crystals with `properties["stable"]`; others are left out.
-            valid: Crystals to stop and calibrate on. If none is labelled, a share of the formulas of `train`
-                (`valid_fraction`) is set aside for that.
+            valid: Crystals to stop and calibrate on. If none is labelled, each member sets a share of the formulas
+                of `train` aside (`valid_fraction`), others than its fellows, and is calibrated on those.
             seed: Of weights, splits and orders.
 
         Returns:
-            Metrics on the validation crystals at `threshold`, and `temperature`, `n_train`, `epochs`.
+            Metrics on crystals that were not trained on, at the threshold; and `temperature`, `n_train`, `epochs`.
 
         Raises:
             TrainingDataError: No label, one class only, a label other than 0 and 1, or a training diverged.
             ModelsError: A structure cannot be read.
         """
         train, valid = _labelled(train), _labelled(valid)
-        if not valid:
-            train, valid = split_by_composition(train, self.config.valid_fraction, seed)
         positive = _positive(train)  # (n_crystals,)
         n_stable, n_unstable = float(positive.sum()), float((1.0 - positive).sum())
         if n_stable == 0.0 or n_unstable == 0.0:
@@ -87,19 +111,29 @@ class EnsembleDiscriminator:
         balanced = self.config.class_weights == "balanced"
         half = 0.5 * len(train)
         self._class_weights = (half / n_unstable, half / n_stable) if balanced else (1.0, 1.0)
-        ensemble = self.ensemble_type.create(self.config, 1, derive_seed(seed, 0))
-        valid_inputs, valid_positive = _encode(ensemble, valid), _positive(valid)
-        logs = ensemble.train(
-            self._training_set(_encode(ensemble, train), positive),
-            self._training_set(valid_inputs, valid_positive) if valid else None,
-            classification_loss,
-            Schedule.from_scratch(self.config),
-            derive_seed(seed, 1),
-        )
-        self._ensemble = ensemble
+        self._centre, self._spread = standardisation(self._auxiliary(train))
         # Balanced weights teach the odds of a world with as many stable as unstable crystals.
         self._calibration = Calibration(shift=float(np.log(n_stable / n_unstable)) if balanced else 0.0)
-        metrics = self._calibrate(valid_inputs, valid_positive)
+        ensemble = self.ensemble_type.create(
+            self.config, 1 + len(self.config.auxiliary), derive_seed(seed, 0)
+        )
+        inputs = _encode(ensemble, train)
+        data = self._training_set(inputs, train)
+        course = (self._loss, Schedule.from_scratch(self.config), derive_seed(seed, 1))
+        if valid:
+            valid_inputs, truth = _encode(ensemble, valid), _positive(valid)
+            logs = ensemble.train(data, self._training_set(valid_inputs, valid), *course)
+            scores = ensemble.outputs(valid_inputs).mean(axis=0)[:, 0]
+        else:
+            # Not the seed itself: who has split with it before would get the same formulas, which are gone.
+            folds = folds_by_composition(
+                train, self.config.valid_fraction, self.config.members, derive_seed(seed, 2)
+            )
+            logs = ensemble.train_in_folds(data, folds, *course)
+            rows, said = ensemble.outputs_out_of_fold(inputs, folds)
+            scores, truth = said[:, 0], positive[rows]
+        self._ensemble = ensemble
+        metrics = self._calibrate(scores, truth)
         metrics["n_train"] = float(len(train))
         metrics["epochs"] = float(np.mean([log.epochs for log in logs]))
         return metrics
@@ -124,10 +158,11 @@ class EnsembleDiscriminator:
             NotFittedError: Before `fit` or `load`.
         """
         known = _labelled(labelled)
-        return self._metrics(_encode(self._fitted(), known), _positive(known))
+        scores = self._scores(_encode(self._fitted(), known))
+        return self._metrics(self._calibration.apply(scores), _positive(known))
 
     def recalibrate(self, held_out: Sequence[LabelledStructure]) -> Metrics:
-        """Choose temperature and shift anew on crystals that the discriminator was not trained on.
+        """Choose temperature, shift and threshold anew on crystals that the discriminator was not trained on.
 
         Returns:
             Metrics on them, and `temperature`.
@@ -136,7 +171,7 @@ class EnsembleDiscriminator:
             NotFittedError: Before `fit` or `load`.
         """
         known = _labelled(held_out)
-        return self._calibrate(_encode(self._fitted(), known), _positive(known))
+        return self._calibrate(self._scores(_encode(self._fitted(), known)), _positive(known))
 
     def fine_tune(
         self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int
@@ -165,9 +200,9 @@ class EnsembleDiscriminator:
         inputs, positive = _encode(ensemble, [*new, *old]), _positive([*new, *old])
         before = self._log_losses(inputs, positive, len(new), "before")
         ensemble.train(
-            self._training_set(inputs, positive, n_new=len(new)),
+            self._training_set(inputs, [*new, *old], n_new=len(new)),
             None,
-            classification_loss,
+            self._loss,
             Schedule.fine_tuning(self.config),
             derive_seed(seed, 1),
         )
@@ -185,6 +220,9 @@ class EnsembleDiscriminator:
             "temperature": self._calibration.temperature,
             "shift": self._calibration.shift,
             "class_weights": list(self._class_weights),
+            "threshold": self._threshold,
+            "centre": self._centre.tolist(),
+            "spread": self._spread.tolist(),
         }
         config = self.config.model_dump(mode="json")
         save_checkpoint(Path(folder), self.kind, config, state, self._fitted().weights())
@@ -205,13 +243,20 @@ class EnsembleDiscriminator:
             found._calibration = Calibration(float(state["temperature"]), float(state["shift"]))
             unstable, stable = state["class_weights"]
             found._class_weights = (float(unstable), float(stable))
+            found._threshold = float(state["threshold"])
+            found._centre, found._spread = (
+                np.array(state[name], dtype=np.float64).reshape(len(config.auxiliary))
+                for name in ("centre", "spread")
+            )
         except (ValidationError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{folder} does not describe a discriminator of this software",
                 value=str(error),
                 cure="train it again",
             ) from error
-        found._ensemble = cls.ensemble_type.from_weights(config, 1, checkpoint.weights)
+        found._ensemble = cls.ensemble_type.from_weights(
+            config, 1 + len(config.auxiliary), checkpoint.weights
+        )
         return found
 
     def _fitted(self) -> Ensemble[Any]:
@@ -227,27 +272,46 @@ class EnsembleDiscriminator:
         """Return (n_crystals,) calibrated log-odds of crystals that were read before."""
         return self._calibration.apply(self._scores(inputs))
 
-    def _metrics(self, inputs: Inputs, positive: Array) -> Metrics:
-        probability = probability_from(self._log_odds(inputs))
-        return classification_metrics(positive, probability, self.config.threshold)
+    def _metrics(self, log_odds: Array, positive: Array) -> Metrics:
+        return classification_metrics(positive, probability_from(log_odds), self._threshold)
 
-    def _calibrate(self, inputs: Inputs, positive: Array) -> Metrics:
-        """Set temperature and shift; return the metrics with them."""
-        self._calibration = fit_calibration(self._scores(inputs), positive, self._calibration)
-        return self._metrics(inputs, positive) | {"temperature": self._calibration.temperature}
+    def _calibrate(self, scores: Array, positive: Array) -> Metrics:
+        """Set temperature, shift and threshold by crystals that were not trained on; return the metrics with them."""
+        self._calibration = fit_calibration(scores, positive, self._calibration)
+        log_odds = self._calibration.apply(scores)
+        if self.config.threshold is None:
+            self._threshold = best_threshold(positive, probability_from(log_odds))
+        return self._metrics(log_odds, positive) | {"temperature": self._calibration.temperature}
 
-    def _training_set(self, inputs: Inputs, positive: Array, n_new: int = 0) -> TrainingSet:
+    def _training_set(
+        self, inputs: Inputs, items: Sequence[LabelledStructure], n_new: int = 0
+    ) -> TrainingSet:
         """Return inputs, targets and class weights; `labelled_weight` multiplies the first `n_new`."""
+        positive = _positive(items)
         weights = np.where(positive > 0.5, self._class_weights[1], self._class_weights[0])
         weights[:n_new] *= self.config.labelled_weight
-        return TrainingSet(inputs, positive[:, None].astype(np.float32), weights.astype(np.float32))
+        others = (self._auxiliary(items) - self._centre) / self._spread  # (n_crystals, n_auxiliary)
+        targets = np.column_stack([positive, others]).astype(np.float32)
+        return TrainingSet(inputs, targets, weights.astype(np.float32))
+
+    def _auxiliary(self, items: Sequence[LabelledStructure]) -> Array:
+        """Return the auxiliary properties (n_crystals, n_auxiliary), NaN where not known."""
+        names = self.config.auxiliary
+        values = [[item.known(name) for name in names] for item in items]
+        return np.array(values, dtype=np.float64).reshape(len(items), len(names))
+
+    def _loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss per entry (n_crystals, 1 + n_auxiliary)."""
+        classes = classification_loss(outputs[:, :1], targets[:, :1])
+        others = regression_loss(outputs[:, 1:], targets[:, 1:])
+        return torch.cat([classes, self.config.auxiliary_weight * others], dim=1)
 
     def _log_losses(self, inputs: Inputs, positive: Array, n_new: int, when: str) -> Metrics:
         """Return the log-loss on the first `n_new` crystals and on the others."""
         probability = probability_from(self._log_odds(inputs))
         found = {}
         for name, chosen in (("labelled", slice(n_new)), ("replay", slice(n_new, None))):
-            part = classification_metrics(positive[chosen], probability[chosen], self.config.threshold)
+            part = classification_metrics(positive[chosen], probability[chosen], self._threshold)
             if "log_loss" in part:
                 found[f"log_loss_{name}_{when}"] = part["log_loss"]
         return found

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 class WyckoffDiscriminatorConfig(WyckoffEnsembleConfig, EnsembleDiscriminatorConfig):
     """Options of the discriminator `wyckoff`."""
 
+    hidden: int = Field(default=128, ge=4, le=512, description="Length of a token's feature vector.")
     max_steps: int = Field(
-        default=800,
-        ge=1,
-        description="Optimiser steps per member, whatever max_epochs allows; more only learn by heart.",
+        default=2500, ge=1, description="Optimiser steps per member, whatever max_epochs allows."
     )
+    learning_rate: float = Field(default=2e-3, gt=0.0, lt=1.0, description="Peak of the one-cycle schedule.")
     members: int = Field(default=5, ge=2, le=64, description="Networks whose scores are averaged.")
 
 

@@ -22,7 +22,15 @@ from models.errors import CheckpointError, NotFittedError, TrainingDataError
 from models.heads.base import Prediction
 from models.metrics import Metrics, cross_fitted_std, mae, regression_metrics, std_scale
 from models.splitting import split_by_composition
-from models.training import Inputs, Schedule, TrainingSet, derive_seed, draw_replay, regression_loss
+from models.training import (
+    Inputs,
+    Schedule,
+    TrainingSet,
+    derive_seed,
+    draw_replay,
+    regression_loss,
+    standardisation,
+)
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -91,7 +99,8 @@ class EnsembleHead:
         """
         train, valid = self._labelled(train), self._labelled(valid)
         if not valid:
-            train, valid = split_by_composition(train, self.config.valid_fraction, seed)
+            # Not the seed itself: who has split with it before would get the same formulas, which are gone.
+            train, valid = split_by_composition(train, self.config.valid_fraction, derive_seed(seed, 2))
         truth = self._truth(train)  # (n_crystals, n_properties)
         for place, name in enumerate(self.properties):
             if not np.isfinite(truth[:, place]).any():
@@ -100,9 +109,7 @@ class EnsembleHead:
                     value=sorted({key for item in train for key in item.properties}),
                     cure="train on crystals that carry it, or change the head's properties",
                 )
-        self._centre = np.nanmean(truth, axis=0)
-        spread = np.nanstd(truth, axis=0)
-        self._spread = np.where(spread > 0.0, spread, 1.0)
+        self._centre, self._spread = standardisation(truth)
         self._std_scale = np.ones(len(self.properties))
         ensemble = self.ensemble_type.create(self.config, len(self.properties), derive_seed(seed, 0))
         train_inputs, valid_inputs = _encode(ensemble, train), _encode(ensemble, valid)

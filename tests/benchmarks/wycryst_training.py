@@ -28,7 +28,7 @@ HELD_OUT = 0.2
 """Share of the reduced formulas that no model is trained on."""
 
 THRESHOLD = 0.5
-"""A crystal is called stable from this score on."""
+"""A regression of the label 0/1 is called stable from here on."""
 
 Items = list[LabelledStructure]
 Array = npt.NDArray[np.float64]
@@ -229,13 +229,13 @@ def _ftcp_reconstruction(model: Any, structures: list[Any]) -> Values:
 HEADS: dict[str, dict[str, dict[str, int]]] = {
     "cpu": {
         "wyckoff head": {"members": 3, "max_steps": 3000},
-        "wyckoff discriminator": {"members": 4, "max_steps": 800},
+        "wyckoff discriminator": {"members": 5, "max_steps": 2500},
         "cgcnn head": {"members": 2, "max_steps": 2000},
         "cgcnn discriminator": {"members": 2, "max_steps": 1000},
     },
     "gpu": {
         "wyckoff head": {"members": 8, "max_steps": 6000},
-        "wyckoff discriminator": {"members": 8, "max_steps": 800},
+        "wyckoff discriminator": {"members": 8, "max_steps": 4000},
         "cgcnn head": {"members": 4, "max_steps": 10000},
         "cgcnn discriminator": {"members": 4, "max_steps": 4000},
     },
@@ -276,7 +276,7 @@ def _discriminator(kind: str) -> Callable[..., tuple[Values, Values]]:
         from models.discriminators.cgcnn import CGCNNDiscriminator
         from models.discriminators.wyckoff import WyckoffDiscriminator
 
-        options = {"device": plan.device, **HEADS[plan.tier][f"{kind} discriminator"]}
+        options = {"device": plan.device, "threshold": None, **HEADS[plan.tier][f"{kind} discriminator"]}
         made: Any = WyckoffDiscriminator if kind == "wyckoff" else CGCNNDiscriminator
         model = made(plan.shorter(made.Config(**options)))
         known = [train[row] for row in readable(train)]
@@ -284,7 +284,7 @@ def _discriminator(kind: str) -> Callable[..., tuple[Values, Values]]:
         rows = readable(held_out)
         score = np.full(len(held_out), np.nan)
         score[rows] = model.probability([held_out[row].structure for row in rows])
-        values = judged(held_out, {STABLE: score})
+        values = judged(held_out, {STABLE: score}, log["threshold"])
         return values | {"weights": _weights(model._fitted().members)}, dict(log)
 
     return train_it
@@ -314,7 +314,7 @@ def readable(items: Items) -> list[int]:
     return [row for row, item in enumerate(items) if item.structure.properties[REFINED] is not None]
 
 
-def judged(items: Items, predicted: dict[str, Array]) -> Values:
+def judged(items: Items, predicted: dict[str, Array], threshold: float = THRESHOLD) -> Values:
     """Judge predictions (n,) of properties, NaN where a crystal could not be read.
 
     Errors are means over what was read. A crystal that was not read is not called stable, and scores lowest.
@@ -332,7 +332,7 @@ def judged(items: Items, predicted: dict[str, Array]) -> Values:
             found[f"mae_of_mean:{name}"] = mae(truth[both], np.full(both.sum(), truth[both].mean()))
             continue
         score = np.where(np.isfinite(guess), guess, -1e9)[known]
-        metrics = classification_metrics(truth[known], np.clip(score, 0.0, 1.0), THRESHOLD)
+        metrics = classification_metrics(truth[known], np.clip(score, 0.0, 1.0), threshold)
         found |= {key: metrics[key] for key in ("recall", "precision", "f1", "base_rate") if key in metrics}
         area = roc_auc(truth[known], score)
         found |= {} if area is None else {"auc": area}

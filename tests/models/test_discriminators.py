@@ -66,6 +66,35 @@ def test_one_class_is_not_enough() -> None:
         small_discriminator().fit(halves, [], seed=1)
 
 
+def test_the_seed_that_split_before_does_not_empty_what_is_set_aside() -> None:
+    train, _ = split_by_composition(toy_crystals(120), 0.3, seed=2)
+    reported = small_discriminator(max_epochs=2, valid_fraction=0.2).fit(train, [], seed=2)
+    assert reported["n"] > 0.3 * len(train)  # three members, each with a fold of its own
+    assert reported["n_train"] == len(train)
+
+
+def test_the_threshold_is_that_of_the_best_f1_if_none_is_given(tmp_path: Path) -> None:
+    found = small_discriminator(threshold=None)
+    reported = found.fit(toy_crystals(120), [], seed=1)
+    assert reported["threshold"] != 0.5
+    found.save(tmp_path)
+    again = CGCNNDiscriminator.load(tmp_path).evaluate(toy_crystals(30))
+    assert again["threshold"] == reported["threshold"]
+
+
+def test_properties_that_are_learned_beside_stability_may_be_missing() -> None:
+    known = toy_crystals(60)
+    bare = [LabelledStructure(item.structure, {"stable": item.properties["stable"]}) for item in known]
+    structures = [item.structure for item in known[:5]]
+    for items in (bare, [*known[:30], *bare[30:]]):
+        found = small_discriminator(max_epochs=3)
+        found.fit(items, [], seed=1)
+        assert np.isfinite(found.logit(structures)).all()
+    alone = small_discriminator(max_epochs=3, auxiliary=())
+    alone.fit(known, [], seed=1)
+    assert not np.allclose(alone.logit(structures), found.logit(structures))
+
+
 def test_balanced_weights_do_not_distort_the_probabilities() -> None:
     # Labels that nothing explains: an honest discriminator says the base rate, whatever the weights.
     rng = np.random.default_rng(0)

@@ -211,3 +211,10 @@ def test_options_are_checked_by_name() -> None:
         build("cgcnn", HEADS, "head", {"hiden": 3})
     with pytest.raises(OptionsError, match="once"):
         build("cgcnn", HEADS, "head", {"properties": ["a", "a"]})
+
+
+def test_the_seed_that_split_before_does_not_empty_what_is_set_aside() -> None:
+    train, _ = split_by_composition(toy_crystals(110), 0.3, seed=2)
+    reported = small_head(max_epochs=2, valid_fraction=0.2).fit(train, [], seed=2)
+    assert reported["n"] > 0.05 * len(train)
+    assert reported["n_train"] < len(train) - 3

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models.errors import ModelsError, OptionsError
 from models.metrics import (
+    best_threshold,
     calibration_error,
     classification_metrics,
     cross_fitted_std,
@@ -93,6 +94,19 @@ def test_classes_by_hand() -> None:
     stricter = classification_metrics([1, 1, 0, 0], [0.9, 0.4, 0.6, 0.1], 0.8)
     assert stricter["precision"] == 1.0
     assert stricter["threshold"] == 0.8
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=1, max_size=30))
+def test_no_other_threshold_has_a_better_f1(pairs: list[tuple[bool, int]]) -> None:
+    positive, probability = [float(p) for p, _ in pairs], [n / 10 for _, n in pairs]
+    found = best_threshold(positive, probability)
+    if not any(positive):
+        assert found == 0.5
+        return
+    reached = classification_metrics(positive, probability, found)["f1"]
+    others = (classification_metrics(positive, probability, n / 10)["f1"] for n in range(1, 10))
+    assert reached == pytest.approx(max(others))
 
 
 def test_calibration_error_sees_overconfidence() -> None:

@@ -7,7 +7,7 @@ from toy_crystals import binary, toy_crystals
 
 from models.data import LabelledStructure
 from models.errors import OptionsError
-from models.splitting import split_by_composition
+from models.splitting import folds_by_composition, split_by_composition
 
 
 def formulas(items: list[LabelledStructure]) -> set[str]:
@@ -56,3 +56,23 @@ def test_one_formula_is_not_split() -> None:
 def test_an_impossible_share_is_refused() -> None:
     with pytest.raises(OptionsError, match="impossible"):
         split_by_composition(CRYSTALS, 1.0, 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(fraction=st.floats(0.0, 0.9), n_folds=st.integers(1, 9), seed=st.integers(0, 2**40))
+def test_a_formula_is_in_one_fold_at_most(fraction: float, n_folds: int, seed: int) -> None:
+    folds = folds_by_composition(CRYSTALS, fraction, n_folds, seed)
+    of_formula: dict[str, set[int]] = {}
+    for item, fold in zip(CRYSTALS, folds.tolist(), strict=True):
+        of_formula.setdefault(item.structure.composition.reduced_formula, set()).add(fold)
+    assert all(len(found) == 1 for found in of_formula.values())
+    assert set(folds.tolist()) <= set(range(-1, n_folds))
+
+
+def test_folds_have_about_their_share() -> None:
+    folds = folds_by_composition(CRYSTALS, 0.15, 4, seed=1)
+    sizes = [int((folds == fold).sum()) / len(CRYSTALS) for fold in range(4)]
+    assert all(0.02 < size < 0.35 for size in sizes)
+    assert 0.35 < sum(sizes) < 0.85
+    assert set(folds_by_composition(CRYSTALS, 0.9, 2, seed=1).tolist()) == {0, 1}
+    assert set(folds_by_composition(CRYSTALS, 0.0, 2, seed=1).tolist()) == {-1}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from toy_crystals import toy_crystals
@@ -9,7 +10,7 @@ from models.data import LabelledStructure
 from models.ensemble import find_device
 from models.errors import DeviceError, TrainingDataError
 from models.graph import GraphSet
-from models.networks.cgcnn import CGCNN, CGCNNConfig
+from models.networks.cgcnn import CGCNN, CGCNNConfig, CGCNNEnsemble, CGCNNEnsembleConfig
 from models.training import (
     Schedule,
     TrainingConfig,
@@ -19,6 +20,7 @@ from models.training import (
     evaluate_loss,
     one_cycle,
     regression_loss,
+    standardisation,
     train_network,
 )
 
@@ -109,6 +111,60 @@ def test_a_diverged_training_is_told(data: tuple[TrainingSet, TrainingSet]) -> N
     broken = TrainingSet(train.inputs, train.targets, np.full(len(train), np.inf, dtype=np.float32))
     with pytest.raises(TrainingDataError, match="diverged"):
         trained(broken, None, SCHEDULE)
+
+
+class ReadsPlaces:
+    """Inputs that remember which crystals were asked for."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.seen = n, set[int]()
+
+    def __len__(self) -> int:
+        return self.n
+
+    def batch(self, indices: npt.ArrayLike, device: str | torch.device = "cpu") -> torch.Tensor:
+        self.seen |= set(np.asarray(indices).tolist())
+        return torch.zeros(np.asarray(indices).shape[0], 1)
+
+
+def test_a_part_asks_for_its_own_crystals_only() -> None:
+    inputs = ReadsPlaces(10)
+    targets = np.arange(10, dtype=np.float32)[:, None]
+    rows = np.array([7, 2, 5])
+    part = TrainingSet(inputs, targets, np.ones(10, dtype=np.float32)).part(rows)
+    assert len(part) == 3
+    assert part.targets[:, 0].tolist() == [7.0, 2.0, 5.0]
+    part.inputs.batch([0, 2])
+    assert inputs.seen == {7, 5}
+
+
+def test_no_member_learns_from_its_own_fold_and_each_is_asked_about_it() -> None:
+    items = toy_crystals(40)
+    data = training_set(items)
+    folds = np.array([place % 4 if place < 20 else -1 for place in range(40)])
+    config = CGCNNEnsembleConfig(members=4, hidden=12, convolutions=1, gaussians=12, max_epochs=3)
+    whole = CGCNNEnsemble.create(config, 1, seed=1)
+    other = CGCNNEnsemble.create(config, 1, seed=1)
+    schedule = Schedule.from_scratch(config)
+    whole.train_in_folds(data, folds, regression_loss, schedule, seed=2)
+    # What stands in fold 1 is changed: only its own member does not notice, but for when it stops.
+    changed = data.targets.copy()
+    changed[folds == 1] += 3.0
+    other.train_in_folds(
+        TrainingSet(data.inputs, changed, data.weights), folds, regression_loss, schedule, seed=2
+    )
+    before, after = whole.outputs(data.inputs), other.outputs(data.inputs)
+    assert [bool(np.allclose(before[k], after[k])) for k in (0, 2, 3)] == [False] * 3
+    rows, said = whole.outputs_out_of_fold(data.inputs, folds)
+    assert rows.tolist() == list(range(20))
+    np.testing.assert_array_equal(said[:, 0], [before[place % 4, place, 0] for place in range(20)])
+
+
+def test_what_is_not_known_does_not_count_in_the_standardisation() -> None:
+    values = np.array([[1.0, np.nan, 2.0], [3.0, np.nan, 2.0], [np.nan, np.nan, 2.0]])
+    centre, spread = standardisation(values)
+    assert centre.tolist() == [2.0, 0.0, 2.0]
+    assert spread.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_replay_is_drawn_without_repeats() -> None:

@@ -57,9 +57,19 @@ def test_a_table_leaves_out_columns_without_figures_and_dashes_what_is_missing()
     assert "| Wyckoff sites right (all letters of all slots) | 0.400 ± 0.265 |" in reconstruction
 
 
-def test_every_training_stands_in_one_column_of_the_tables():
-    named = [model for models in wycryst_report.COLUMNS.values() for model in models]
-    assert sorted(named) == sorted(wycryst_training.MODELS)
+def test_every_training_stands_in_a_column_of_the_tables():
+    named = {model for models in wycryst_report.COLUMNS.values() for model in models}
+    assert named == set(wycryst_training.MODELS)
+
+
+def test_forward_models_speak_for_ours_and_the_property_branch_stands_beside():
+    values = {"ours": {"wyckoff": 0.8, "auc": 0.6}, "wyckoff discriminator": {"auc": 0.7}}
+    results = [Result(model, 0, 10.0, 5.0, 80, 20, found) for model, found in values.items()]
+    table = wycryst_report.aggregate(results)
+    branch = table["ours, property branch alone"]
+    assert (table["ours"]["auc"]["mean"], branch["auc"]["mean"]) == (0.7, 0.6)
+    assert table["ours"]["wyckoff"]["mean"] == 0.8
+    assert not {"wyckoff", "cpu_seconds"} & branch.keys()
 
 
 def test_a_crystal_that_is_not_read_is_left_out_of_errors_and_missed_in_recall():

@@ -24,7 +24,7 @@ from models.generators.wycryst.paper import PaperAutoencoder
 from models.generators.wycryst.paper_representation import representable
 from models.generators.wycryst.sampling import FittedGenes, Harvest, ScoredGene, in_order, sample_genes
 from models.lattices import LatticeModel
-from models.training import copy_weights, derive_seed
+from models.training import copy_weights, derive_seed, standardisation
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -83,12 +83,7 @@ class WyCrystGenerator:
                 cure="give more reference crystals, or raise max_elements",
             )
         lattices = LatticeModel.from_refined(reading.crystals)
-        values = reading.genes.values
-        known = np.isfinite(values)
-        amount = known.sum(axis=0).clip(1)
-        centre = np.where(known, values, 0.0).sum(axis=0) / amount
-        deviation = np.sqrt(np.where(known, (values - centre) ** 2, 0.0).sum(axis=0) / amount)
-        spread = np.where(deviation > 1e-8, deviation, 1.0)
+        centre, spread = standardisation(reading.genes.values)
         device = find_device(self.config.device)
         network = self._network(derive_seed(seed, 0)).to(device)
         fitted = self._known(network, reading.genes, centre, spread, device)

@@ -63,7 +63,7 @@ class NetworkOptions(BaseModel):
     formula_weight: float = Field(
         default=0.3, ge=0.0, description="Weight of the relative error of the expected number of atoms."
     )
-    property_weight: float = Field(default=30.0, ge=0.0, description="Weight of the property branch.")
+    property_weight: float = Field(default=10.0, ge=0.0, description="Weight of the property branch.")
     latent_noise: float = Field(
         default=1.0, ge=0.0, description="Scale of the latent noise in training; 1 is the variational bound."
     )
