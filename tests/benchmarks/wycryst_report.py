@@ -126,8 +126,8 @@ def notes(plan: Plan, n_crystals: int, positives: float, mean_errors: dict[str, 
         f"`stable` is an energy above the hull of at most 0; {positives:.1%} of the crystals are. The paper's label is "
         "another one (listed in the ICSD), so its recall of 90.7 % is not to be compared with this one.",
         "Stability of `paper`, FTCP and the property branch is a regression of the label 0/1, called stable from 0.5 "
-        "on; discriminators choose their threshold by F1 on formulas that they set aside. A higher recall costs precision: "
-        "F1 and AUC weigh both.",
+        "on; discriminators choose their threshold by F1 on formulas that they set aside. A higher recall "
+        "costs precision: F1 and AUC weigh both.",
         "`paper`: full size, 48 epochs, its losses as printed (the formula term trains nothing), batches and rate "
         "as printed. `paper`, `ours` and FTCP learn formation energy, band gap and stability in one training.",
         f"Forward models, cut to the time that there is: {heads}.{shorter}",
