@@ -50,13 +50,16 @@ def table_lines(rows: Sequence[Mapping[str, object]], *, turned: bool = False) -
 
 
 def write_page(output: Path | None, lines: Sequence[str], document: Mapping[str, object]) -> None:
-    """Print a page; with `output` also write it to OUTPUT.md, and every figure to OUTPUT.json."""
-    page = "\n".join([*lines, ""])
-    print(page)  # noqa: T201 - printing is what these scripts are for
-    if output is None:
-        return
+    """Print a page; with `output` also store it."""
+    print("\n".join([*lines, ""]))  # noqa: T201 - printing is what these scripts are for
+    if output is not None:
+        store_page(output, lines, document)
+
+
+def store_page(output: Path, lines: Sequence[str], document: Mapping[str, object]) -> None:
+    """Write a page to OUTPUT.md, and every figure to OUTPUT.json."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".md").write_text(page, encoding="utf-8")
+    output.with_suffix(".md").write_text("\n".join([*lines, ""]), encoding="utf-8")
     text = json.dumps(document, indent=1, ensure_ascii=False)
     output.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Benchmarks of the backbone; prints Markdown tables and, with --json FILE, writes the figures.
+"""Benchmarks of the backbone; prints Markdown tables and, with --output FILE, writes FILE.md and FILE.json.
 
 python tests/benchmarks/run.py                 # everything, about ten minutes on two cores
 python tests/benchmarks/run.py screening overhead stores resume building
@@ -7,10 +7,9 @@ python tests/benchmarks/run.py screening overhead stores resume building
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import relaxation_rate  # noqa: E402
 import resume_time  # noqa: E402
 import screening_rate  # noqa: E402
 import store_writes  # noqa: E402
+from results_page import facts_of, store_page, table_lines  # noqa: E402
 
 Rows = list[dict[str, object]]
 
@@ -48,43 +48,28 @@ BENCHMARKS: dict[str, tuple[str, Callable[[], Rows]]] = {
 }
 
 
-def machine() -> dict[str, object]:
-    """Return what the figures were measured on."""
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
-
-
-def markdown(title: str, rows: Rows) -> str:
-    """Return a table of rows with equal keys."""
-    heads = list(rows[0])
-    lines = [f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in rows:
-        cells = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values())
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
-
-
 def main() -> None:
     """Run what is asked for and print it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which; all by default")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--output", type=Path, help="also write the page and its figures, .md and .json")
     options = parser.parse_args()
-    found: dict[str, object] = {"machine": machine()}
-    print(json.dumps(found["machine"]))  # noqa: T201 - printing is what this script is for
+    begin = time.perf_counter()
+    found: dict[str, Rows] = {}
+    lines: list[str] = []
     for name in options.names or BENCHMARKS:
         title, measure = BENCHMARKS[name]
-        rows = measure()
-        found[name] = rows
-        print(markdown(title, rows), flush=True)  # noqa: T201
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        found[name] = measure()
+        table = [f"## {title}", "", *table_lines(found[name]), ""]
+        print("\n".join(table), flush=True)  # noqa: T201 - printing is what this script is for
+        lines += table
+    facts = facts_of(Path(__file__).name, None, time.perf_counter() - begin)
+    head = [*(f"- {name}: {value}" for name, value in facts.items()), ""]
+    print("\n".join(head))  # noqa: T201
+    if options.output:
+        store_page(options.output, ["# Benchmarks", "", *head, *lines], {"facts": facts, **found})
 
 
 if __name__ == "__main__":

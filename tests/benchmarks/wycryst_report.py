@@ -142,9 +142,9 @@ def notes(plan: Plan, n_crystals: int, positives: float, mean_errors: dict[str, 
     ]
 
 
-def markdown(table: Table, facts: dict[str, object], said: Sequence[str]) -> str:
-    """Return the whole page."""
-    parts = [
+def page(table: Table, facts: dict[str, object], said: Sequence[str]) -> list[str]:
+    """Return the lines of the whole page."""
+    return [
         "# Reconstruction and forward tables of WyCryst",
         "",
         "The measures of Zhu et al., Matter 7, 3469 (2024), tables 1 and 2.",
@@ -158,4 +158,3 @@ def markdown(table: Table, facts: dict[str, object], said: Sequence[str]) -> str
         "",
         *(f"- {line}" for line in said),
     ]
-    return "\n".join([*parts, ""])

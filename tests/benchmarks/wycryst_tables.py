@@ -10,17 +10,13 @@ Every training is a task of its own with one thread; as many as --workers run at
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from datetime import UTC, datetime
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,9 +28,9 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("SPGLIB_WARNING", "OFF")  # what FTCP decodes is often no crystal
 
 from benchmarks import wycryst_data, wycryst_report, wycryst_training  # noqa: E402
+from benchmarks.results_page import RESULTS, facts_of, say, write_page  # noqa: E402
 from benchmarks.wycryst_training import MODELS, Plan, Result  # noqa: E402
 
-RESULTS = HERE.parent.parent / "docs" / "results"
 QUICK = 1 / 20
 """Share of the epochs with --quick."""
 
@@ -55,23 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except DeviceError as error:
             say(f"skipped: {error}")
             return 2
-    command = shlex.join(["python", "tests/benchmarks/wycryst_tables.py", *(arguments or sys.argv[1:])])
     with tempfile.TemporaryDirectory(prefix="wycryst-tables-") as folder:
         share = QUICK if options.quick else 1.0
         plan = Plan(data, Path(folder) / "refined.npz", options.limit, share, options.tier)
-        page, document = run(plan, range(options.seeds), options.workers, command)
-    print(page)  # noqa: T201 - printing is what this script is for
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.with_suffix(".md").write_text(page, encoding="utf-8")
-        text = json.dumps(document, indent=1, ensure_ascii=False)
-        options.output.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+        lines, document = run(plan, range(options.seeds), options.workers, arguments)
+    write_page(options.output, lines, document)
     return 0
 
 
-def run(plan: Plan, seeds: Sequence[int], workers: int, command: str) -> tuple[str, dict[str, object]]:
+def run(
+    plan: Plan, seeds: Sequence[int], workers: int, arguments: Sequence[str] | None
+) -> tuple[list[str], dict[str, object]]:
     """Read the genes, train and judge everything; return the page and the document with every figure."""
-    begin, started = time.perf_counter(), datetime.now(UTC)
+    begin = time.perf_counter()
     items = wycryst_data.read_ternaries(plan.data, plan.limit)
     spawn = get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, wycryst_training.prepare_process) as pool:
@@ -82,12 +74,9 @@ def run(plan: Plan, seeds: Sequence[int], workers: int, command: str) -> tuple[s
     table = wycryst_report.aggregate(results)
     stable = [label for item in items if (label := item.known("stable")) is not None]
     mean_errors = wycryst_report.errors_of_mean(results)
-    facts: dict[str, object] = {
-        "command": f"`{command}`",
-        "date": started.strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": machine(),
+    facts = facts_of(Path(__file__).name, arguments, time.perf_counter() - begin) | {
+        "processes": workers,
         "seeds": ", ".join(map(str, seeds)),
-        "wall time": f"{(time.perf_counter() - begin) / 60:.1f} minutes with {workers} processes",
         "crystals without a gene": sum(crystal is None for crystal in refined),
     }
     said = wycryst_report.notes(plan, len(items), sum(stable) / max(len(stable), 1), mean_errors)
@@ -97,7 +86,7 @@ def run(plan: Plan, seeds: Sequence[int], workers: int, command: str) -> tuple[s
         "table": table,
         "trainings": [asdict(result) for result in results],
     }
-    return wycryst_report.markdown(table, facts, said), document
+    return wycryst_report.page(table, facts, said), document
 
 
 def read_genes(plan: Plan, n: int, workers: int, pool: Executor) -> wycryst_data.Refined:
@@ -123,20 +112,6 @@ def train_all(plan: Plan, seeds: Sequence[int], pool: Executor, begin: float) ->
         result = found[model, seed] = done.result()
         say(f"{time.perf_counter() - begin:6.0f} s  {model}, seed {seed}: {result.cpu_seconds:.0f} CPU s")
     return [found[task] for task in tasks.values()]
-
-
-def machine() -> str:
-    """Return what the figures were measured on."""
-    import torch
-
-    device = f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ""
-    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return f"{len(os.sched_getaffinity(0))} cores{device}, {system}, torch {torch.__version__}"
-
-
-def say(line: str) -> None:
-    """Tell the progress, beside the tables."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
