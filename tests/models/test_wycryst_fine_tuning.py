@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from wycryst_models import (
     crystals_of,
     global_states,
     make_generator,
+    with_options,
 )
 
 from models.data import E_ABOVE_HULL, FORMATION_ENERGY, Conditions, LabelledStructure
@@ -47,15 +47,6 @@ def copied(quick: WyCrystGenerator, tmp_path: Path) -> WyCrystGenerator:
     """A copy to change."""
     quick.save(tmp_path / "copied")
     return WyCrystGenerator.load(tmp_path / "copied")
-
-
-def with_options(generator: WyCrystGenerator, folder: Path, **sampling: Any) -> WyCrystGenerator:
-    """The same weights with other options of sampling."""
-    generator.save(folder)
-    found = WyCrystGenerator.load(folder)
-    options = found.config.sampling.model_dump() | sampling
-    found.config = WyCrystGenerator.Config(**{**found.config.model_dump(), "sampling": options})
-    return found
 
 
 def gene_set(texts: Sequence[str], n_slots: int = 4) -> GeneSet:

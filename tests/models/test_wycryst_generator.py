@@ -16,6 +16,7 @@ from wycryst_models import (
     global_states,
     make_generator,
     ternaries,
+    with_options,
 )
 
 from models.data import E_ABOVE_HULL, FORMATION_ENERGY, Conditions, LabelledStructure
@@ -46,15 +47,6 @@ def copied(quick: WyCrystGenerator, tmp_path: Path) -> WyCrystGenerator:
     """A copy to change."""
     quick.save(tmp_path / "copied")
     return WyCrystGenerator.load(tmp_path / "copied")
-
-
-def with_options(generator: WyCrystGenerator, folder: Path, **sampling: Any) -> WyCrystGenerator:
-    """The same weights with other options of sampling."""
-    generator.save(folder)
-    found = WyCrystGenerator.load(folder)
-    options = found.config.sampling.model_dump() | sampling
-    found.config = WyCrystGenerator.Config(**{**found.config.model_dump(), "sampling": options})
-    return found
 
 
 def genes_of(crystals: Sequence[Any]) -> list[WyckoffGene]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,15 @@ COMMON = Conditions(("Ca", "Mg", "Sr", "Ti", "O", "F", "Cl"), (2, 3), 12)
 
 def make_generator(**options: Any) -> WyCrystGenerator:
     return WyCrystGenerator(WyCrystGenerator.Config(**{**QUICK, **options}))
+
+
+def with_options(generator: WyCrystGenerator, folder: Path, **sampling: Any) -> WyCrystGenerator:
+    """The same weights with other options of sampling."""
+    generator.save(folder)
+    found = WyCrystGenerator.load(folder)
+    options = found.config.sampling.model_dump() | sampling
+    found.config = WyCrystGenerator.Config(**{**found.config.model_dump(), "sampling": options})
+    return found
 
 
 def gene_batch(genes: Sequence[WyckoffGene], n_slots: int = 4, n_properties: int = 2) -> GeneBatch:
