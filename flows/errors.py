@@ -3,6 +3,7 @@
 FlowsError
 ├── UnknownFlowError       no such label flow or engine
 ├── EngineOptionsError     an engine's or a flow's options are wrong
+├── ConditionError         a condition on label fields cannot be read, or does not fit their values
 ├── LabelInputError        a structure that no label can be computed for
 ├── LabelFlowError         a flow that cannot be run, such as one whose jobs wait for one another
 ├── JobFolderError         a job's folder cannot be used, or belongs to another job
@@ -58,6 +59,10 @@ class UnknownFlowError(FlowsError):
 
 class EngineOptionsError(FlowsError):
     """The options of an engine or a flow are wrong."""
+
+
+class ConditionError(FlowsError):
+    """A condition on label fields cannot be read, or does not fit their values."""
 
 
 class LabelFlowError(FlowsError):
