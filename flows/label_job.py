@@ -23,7 +23,11 @@ SYMPREC_ANG = 0.1
 
 @job(name="label")
 def collect_label(
-    before: Structure, outputs: Sequence[Any], names: Sequence[str], about: dict[str, Any]
+    before: Structure,
+    outputs: Sequence[Any],
+    names: Sequence[str],
+    about: dict[str, Any],
+    found: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make a label of calculations; the last one has its energy and structure.
 
@@ -32,10 +36,12 @@ def collect_label(
         outputs: Outputs of the calculations in order.
         names: Names of the calculations.
         about: Settings of the label; import path and options of the engine, which reads its own outputs.
+        found: Summaries of what the flow has found beside the energy, by their names in `LabelDoc`.
     """
     engine = build(about["engine"], ENGINES, "engine", about["engine_options"])
     steps = [engine.read(output) for output in outputs]
-    return label_of(before, steps, names, about["settings"], engine).model_dump(mode="json")
+    label = label_of(before, steps, names, about["settings"], engine).model_dump(mode="json")
+    return LabelDoc.model_validate({**label, **(found or {})}).model_dump(mode="json")
 
 
 def label_of(

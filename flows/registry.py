@@ -12,6 +12,7 @@ LABEL_FLOWS: dict[str, str] = {
     "static": "flows.relax:StaticLabelMaker",
     "relax": "flows.relax:RelaxLabelMaker",
     "relax_static": "flows.relax:RelaxStaticLabelMaker",
+    "phonon": "flows.phonon:PhononLabelMaker",
 }
 """Makers of label flows; the last job of each gives a `flows.schemas.LabelDoc`."""
 

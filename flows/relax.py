@@ -41,7 +41,7 @@ class StaticLabelMaker:
 
     def make(self, structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
         """Return the flow."""
-        return _labelled([engine.static_maker(stress=True).make(structure)], structure, engine, settings)
+        return labelled([engine.static_maker(stress=True).make(structure)], structure, engine, settings)
 
 
 class RelaxLabelMaker:
@@ -54,7 +54,7 @@ class RelaxLabelMaker:
 
     def make(self, structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
         """Return the flow."""
-        return _labelled([self._relax(structure, engine)], structure, engine, settings)
+        return labelled([self._relax(structure, engine)], structure, engine, settings)
 
     def _relax(self, structure: Structure, engine: Engine) -> Any:
         return engine.relax_maker(**self.config.model_dump()).make(structure)
@@ -70,11 +70,28 @@ class RelaxStaticLabelMaker(RelaxLabelMaker):
         """Return the flow."""
         relax = self._relax(structure, engine)
         static = engine.static_maker(stress=False).make(relax.output.structure)
-        return _labelled([relax, static], structure, engine, settings)
+        return labelled([relax, static], structure, engine, settings)
 
 
-def _labelled(jobs: Sequence[Any], structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
-    """Return calculations in order, and the job that makes a label of them."""
+def labelled(
+    jobs: Sequence[Any],
+    structure: Structure,
+    engine: Engine,
+    settings: dict[str, Any],
+    *,
+    others: Sequence[Any] = (),
+    found: dict[str, Any] | None = None,
+) -> Flow:
+    """Return calculations in order, and the job that makes a label of them.
+
+    Args:
+        jobs: Calculations; the last one has the label's energy and structure.
+        structure: What the flow begins with.
+        engine: Reads the calculations.
+        settings: Of the label.
+        others: Jobs of the flow whose outputs are no calculations of the label.
+        found: Summaries by their names in `LabelDoc`, references to outputs of `others`.
+    """
     from jobflow import Flow
 
     from flows.label_job import collect_label
@@ -84,5 +101,7 @@ def _labelled(jobs: Sequence[Any], structure: Structure, engine: Engine, setting
         "engine": settings["engine"],
         "engine_options": engine.config.model_dump(mode="json"),
     }
-    label = collect_label(structure, [one.output for one in jobs], [one.name for one in jobs], about)
-    return Flow([*jobs, label], output=label.output, name=f"{settings['flow']} {structure.reduced_formula}")
+    label = collect_label(structure, [one.output for one in jobs], [one.name for one in jobs], about, found)
+    return Flow(
+        [*jobs, *others, label], output=label.output, name=f"{settings['flow']} {structure.reduced_formula}"
+    )

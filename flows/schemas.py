@@ -80,6 +80,33 @@ class LabelStep(BaseModel):
     wall_seconds: float
 
 
+class PhononSummary(BaseModel):
+    """Harmonic phonons of a label's final structure; bands, densities of states and force constants lie in `data`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_frequency_thz: float
+    """Lowest frequency on the mesh and along the band path [THz]; negative for an imaginary one."""
+    max_frequency_thz: float
+    """[THz]"""
+    imaginary_tolerance_thz: float
+    """What a frequency may lie below 0 and still be taken for numerical noise [THz]."""
+    dynamically_stable: bool
+    """Whether no frequency is imaginary beyond the tolerance."""
+    zero_point_energy_per_atom: float
+    """[eV/atom], imaginary modes left out."""
+    free_energy_300k_per_atom: float
+    """Vibrational part of the Helmholtz free energy at 300 K [eV/atom], imaginary modes left out."""
+    supercell_matrix: list[list[int]]
+    """(3, 3) supercell vectors in those of the conventional cell, rows."""
+    n_supercell_atoms: int
+    n_displacements: int
+    q_mesh: list[int]
+    """(3,) points of the mesh in the primitive reciprocal cell."""
+    data_uuid: str
+    """Job whose large output holds `band_structure`, `dos`, `thermal` and `force_constants`."""
+
+
 class LabelDoc(BaseModel):
     """The result of a label flow."""
 
@@ -119,3 +146,5 @@ class LabelDoc(BaseModel):
     """`wall_seconds` times the cores that each calculation held [h]."""
     steps: list[LabelStep] = []
     """The calculations in order."""
+    phonon: PhononSummary | None = None
+    """Of the flow `phonon`."""

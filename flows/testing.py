@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import ContractError, EngineOptionsError
+from flows.graph import Key, key_of, runnable, with_new_jobs
 from flows.registry import ENGINES, build, resolve
 from flows.run import build_label, run_job_once, settings_hash, settings_of
 from flows.schemas import FailureCause, LabelDoc
@@ -140,15 +141,21 @@ def label(
         ContractError: A job failed.
     """
     built = build_label(crystal.as_dict(), flow, engine, options, flow_options)
-    documents: list[dict[str, Any]] = []
-    for record in built["jobs"]:
+    records: list[dict[str, Any]] = built["jobs"]
+    documents: dict[Key, list[dict[str, Any]]] = {}
+    while ready := runnable(records, documents.keys(), frozenset()):
+        record = next(one for one in records if key_of(one) == ready[0])
         result = run_job_once(
-            record["job"], documents, str(folder.absolute() / f"{record['uuid']}-{record['index']}")
+            record["job"],
+            [one for some in documents.values() for one in some],
+            str(folder.absolute() / f"{record['uuid']}-{record['index']}"),
         )
         if not result["ok"]:
             raise ContractError(f"job {record['name']} failed: {result['failure']['message']}")
-        documents += result["docs"] + result["data"]
-    found = LabelDoc(**documents[-1]["output"])
+        documents[key_of(record)] = result["docs"] + result["data"]
+        records = with_new_jobs(records, record["uuid"], result["new_jobs"])
+    outputs = [one for some in documents.values() for one in some if one.get("uuid") == built["output_uuid"]]
+    found = LabelDoc(**outputs[-1]["output"])
     if found.settings != built["settings"] or found.settings_hash != built["settings_hash"]:
         raise ContractError("a label must carry the settings it was built with", value=found.settings)
     return found
