@@ -13,6 +13,8 @@ LABEL_FLOWS: dict[str, str] = {
     "relax": "flows.relax:RelaxLabelMaker",
     "relax_static": "flows.relax:RelaxStaticLabelMaker",
     "phonon": "flows.phonon:PhononLabelMaker",
+    "elastic": "flows.elastic:ElasticLabelMaker",
+    "eos": "flows.eos:EosLabelMaker",
 }
 """Makers of label flows; the last job of each gives a `flows.schemas.LabelDoc`."""
 

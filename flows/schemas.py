@@ -107,6 +107,51 @@ class PhononSummary(BaseModel):
     """Job whose large output holds `band_structure`, `dos`, `thermal` and `force_constants`."""
 
 
+class ElasticSummary(BaseModel):
+    """Elastic tensor of a label's final structure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tensor_gpa: list[list[float]]
+    """(6, 6) in Voigt's notation and the axes of the IEEE standard [GPa]."""
+    lowest_eigenvalue_gpa: float
+    """Of the tensor [GPa]."""
+    born_stable: bool
+    """Whether every strain costs energy: the tensor is positive definite."""
+    bulk_modulus_gpa: float | None
+    """Hill's average [GPa]; None, as all averages, where the crystal is not stable."""
+    shear_modulus_gpa: float | None
+    """Hill's average [GPa]."""
+    young_modulus_gpa: float | None
+    """Of Hill's averages [GPa]."""
+    poisson_ratio: float | None
+    universal_anisotropy: float | None
+    """0 for an isotropic crystal."""
+    n_deformations: int
+    """Strained cells that were computed."""
+
+
+class EosSummary(BaseModel):
+    """Vinet's equation of state of a label's final structure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    volume_per_atom: float
+    """Of the lowest energy [Å³/atom]."""
+    energy_per_atom: float
+    """The lowest energy [eV/atom]."""
+    bulk_modulus_gpa: float
+    """At that volume [GPa]."""
+    bulk_modulus_derivative: float
+    """By the pressure."""
+    largest_error_ev_per_atom: float
+    """Of the fit [eV/atom]."""
+    volumes_per_atom: list[float]
+    """(n,) computed [Å³/atom]."""
+    energies_per_atom: list[float]
+    """(n,) computed [eV/atom]."""
+
+
 class LabelDoc(BaseModel):
     """The result of a label flow."""
 
@@ -148,3 +193,7 @@ class LabelDoc(BaseModel):
     """The calculations in order."""
     phonon: PhononSummary | None = None
     """Of the flow `phonon`."""
+    elastic: ElasticSummary | None = None
+    """Of the flow `elastic`."""
+    equation_of_state: EosSummary | None = None
+    """Of the flow `eos`."""

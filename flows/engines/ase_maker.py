@@ -91,7 +91,8 @@ class CalculatorMaker(AseRelaxMaker):
             steps=self.steps,
             # verbose keeps the relaxer from exchanging sys.stdout, which is common to all threads
             verbose=True,
-            logfile=str(folder / f"{self.name}.log"),
+            # atomate2 numbers the jobs of a flow: "relax 3/12"
+            logfile=str(folder / f"{self.name.split()[0]}.log"),
             final_atoms_object_file=None,
             use_emmet_models=True,
         )
