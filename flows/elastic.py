@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from flows.relax import RelaxConfig, labelled
+from flows.relax import RelaxConfig, labelled, relaxed
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -45,8 +45,8 @@ class ElasticLabelMaker:
         from flows.elastic_jobs import elastic_job
 
         config = self.config
-        relaxing = {name: getattr(config, name) for name in RelaxConfig.model_fields}
-        relax = engine.relax_maker(**relaxing).make(structure)
+        relaxing = relaxed(config, structure, engine)
+        relax = relaxing[-1]
         deformations = generate_elastic_deformations(
             relax.output.structure, strain_magnitudes=list(config.strains), symprec=config.symprec_ang
         )
@@ -61,7 +61,7 @@ class ElasticLabelMaker:
             relax.output.structure, relax.output.output.stress, strained.output, config.symprec_ang
         )
         return labelled(
-            [relax],
+            relaxing,
             structure,
             engine,
             settings,

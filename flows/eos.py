@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from flows.relax import RelaxConfig, labelled
+from flows.relax import RelaxConfig, labelled, relaxed
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -51,9 +51,11 @@ class EosLabelMaker:
         from flows.eos_jobs import fit_volumes, run_volumes
 
         config = self.config
-        relaxing = {name: getattr(config, name) for name in RelaxConfig.model_fields}
-        relax = engine.relax_maker(**relaxing).make(structure)
-        maker = engine.relax_maker(**{**relaxing, "relax_cell": False})
+        relaxing = relaxed(config, structure, engine)
+        relax = relaxing[-1]
+        maker = engine.relax_maker(
+            fix_symmetry=config.fix_symmetry, relax_cell=False, symprec_ang=config.symprec_ang
+        )
         scaled = run_volumes(relax.output.structure, list(config.volume_factors), maker)
         about = {
             "engine": settings["engine"],
@@ -61,7 +63,7 @@ class EosLabelMaker:
         }
         fit = fit_volumes(scaled.output, about)
         return labelled(
-            [relax],
+            relaxing,
             structure,
             engine,
             settings,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from flows.relax import RelaxConfig, labelled
+from flows.relax import RelaxConfig, labelled, relaxed
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -57,8 +57,8 @@ class PhononLabelMaker:
         from flows.phonon_jobs import CODE, frequencies_job, unit_and_supercell
 
         config = self.config
-        relaxing = {name: getattr(config, name) for name in RelaxConfig.model_fields}
-        relax = engine.relax_maker(**relaxing).make(structure)
+        relaxing = relaxed(config, structure, engine)
+        relax = relaxing[-1]
         cells = unit_and_supercell(relax.output.structure, config.model_dump(mode="json"))
         unit, supercell = cells.output["unit"], cells.output["supercell_matrix"]
         displaced = generate_phonon_displacements(
@@ -79,7 +79,7 @@ class PhononLabelMaker:
         )
         found = frequencies_job(unit, supercell, forces.output, config.model_dump(mode="json"))
         return labelled(
-            [relax],
+            relaxing,
             structure,
             engine,
             settings,

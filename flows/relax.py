@@ -29,6 +29,13 @@ class RelaxConfig(StaticConfig):
     fix_symmetry: bool = Field(True, description="Keep the space group of the structure that is given.")
     symprec_ang: float = Field(0.01, gt=0, description="Tolerance for the space group that is kept [Å].")
     relax_cell: bool = Field(True, description="Relax the cell with the positions.")
+    relaxations: int = Field(
+        1,
+        ge=1,
+        le=10,
+        description="Relaxations one after another, each with a basis and k-points for the cell that it begins with: "
+        "2 is the usual double relaxation, 4 what Alverson et al. (2024) did with CrysTens' crystals.",
+    )
 
 
 class StaticLabelMaker:
@@ -54,10 +61,7 @@ class RelaxLabelMaker:
 
     def make(self, structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
         """Return the flow."""
-        return labelled([self._relax(structure, engine)], structure, engine, settings)
-
-    def _relax(self, structure: Structure, engine: Engine) -> Any:
-        return engine.relax_maker(**self.config.model_dump()).make(structure)
+        return labelled(relaxed(self.config, structure, engine), structure, engine, settings)
 
 
 class RelaxStaticLabelMaker(RelaxLabelMaker):
@@ -68,9 +72,20 @@ class RelaxStaticLabelMaker(RelaxLabelMaker):
 
     def make(self, structure: Structure, engine: Engine, settings: dict[str, Any]) -> Flow:
         """Return the flow."""
-        relax = self._relax(structure, engine)
-        static = engine.static_maker(stress=False).make(relax.output.structure)
-        return labelled([relax, static], structure, engine, settings)
+        relax = relaxed(self.config, structure, engine)
+        static = engine.static_maker(stress=False).make(relax[-1].output.structure)
+        return labelled([*relax, static], structure, engine, settings)
+
+
+def relaxed(config: RelaxConfig, structure: Structure, engine: Engine) -> list[Any]:
+    """Return the jobs of the relaxations, each beginning where the one before it ended."""
+    maker = engine.relax_maker(
+        fix_symmetry=config.fix_symmetry, relax_cell=config.relax_cell, symprec_ang=config.symprec_ang
+    )
+    jobs = [maker.make(structure)]
+    while len(jobs) < config.relaxations:
+        jobs.append(maker.make(jobs[-1].output.structure))
+    return jobs
 
 
 def labelled(

@@ -68,6 +68,17 @@ def test_a_relaxed_label_has_the_equilibrium_cell(tmp_path: Path) -> None:
     assert found.core_hours >= found.wall_seconds / 3600
 
 
+def test_relaxations_follow_one_another(tmp_path: Path) -> None:
+    options = {**EMT_OPTIONS, "fmax_ev_per_ang": 1e-2}
+    found = label(copper(3.8), "relax_static", "mlip", options, tmp_path, relaxations=3)
+    assert [step.name for step in found.steps] == ["relax", "relax", "relax", "static"]
+    # Each begins where the one before it ended: nothing is left to do.
+    assert found.steps[0].n_ionic_steps > 1
+    assert all(step.n_ionic_steps <= 1 for step in found.steps[1:])
+    energies = [step.energy_per_atom for step in found.steps]
+    assert energies == pytest.approx([energies[0]] * 4, abs=1e-6)
+
+
 def test_symmetry_is_kept_when_asked_and_may_break_otherwise(tmp_path: Path) -> None:
     # body-centred tetragonal copper on its way from bcc to fcc: only the free one may find the cubic cell
     start = Structure(Lattice.tetragonal(2.7, 3.3), ["Cu", "Cu"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -225,7 +236,7 @@ def disordered() -> dict[str, Any]:
         (
             (copper().as_dict(), "statik", "mlip", {}, {}),
             UnknownFlowError,
-            "allowed: relax, relax_static, static",
+            "allowed: elastic, eos, phonon, relax, relax_static, static",
         ),
         ((copper().as_dict(), "static", "vaps", {}, {}), UnknownFlowError, "allowed: gpaw, mlip"),
         ((copper().as_dict(), "static", "no.such:Engine", {}, {}), UnknownFlowError, "does not import"),
