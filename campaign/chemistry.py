@@ -8,7 +8,9 @@ import re
 from collections import Counter
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from campaign.config_block import Block
 
 _SYMBOLS = (
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As "
@@ -22,10 +24,8 @@ CHEMICAL_SYMBOLS = tuple(_SYMBOLS.split())
 _TOKEN = re.compile(r"(?P<symbol>[A-Z][a-z]?)(?P<count>\d*)|(?P<open>\()|(?P<close>\))(?P<times>\d*)")
 
 
-class ChemistryConfig(BaseModel):
+class ChemistryConfig(Block):
     """What the campaign may propose."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     elements: tuple[str, ...] = Field(
         (),

@@ -88,6 +88,7 @@ def check_components(config: CampaignConfig) -> None:
     cls = resolve(surrogate.kind, SURROGATES, "surrogate")
     read_options(cls, surrogate.kind, "surrogate", surrogate.options)
     label_settings(config)
+    follow_up_settings(config)
 
 
 def label_settings(config: CampaignConfig) -> tuple[dict[str, Any], str]:
@@ -101,6 +102,21 @@ def label_settings(config: CampaignConfig) -> tuple[dict[str, Any], str]:
     labels = config.labels
     settings = settings_of(labels.flow, labels.engine, labels.engine_options, labels.flow_options)
     return settings, settings_hash(settings)
+
+
+def follow_up_settings(config: CampaignConfig) -> dict[str, dict[str, Any]]:
+    """Return the settings of each further label by its name.
+
+    Raises:
+        FlowsError: A flow or an engine is unknown or mis-optioned.
+    """
+    from flows.run import settings_of
+
+    entries = {name: config.labels.follow_up(name) for name in config.labels.then}
+    return {
+        name: settings_of(str(one.flow), str(one.engine), dict(one.engine_options or {}), one.flow_options)
+        for name, one in entries.items()
+    }
 
 
 def reference_of(config: CampaignConfig, base_dir: Path) -> ReferenceSet:

@@ -14,20 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from campaign.chemistry import ChemistryConfig, parse_formula
+from campaign.config_block import Block
 from campaign.errors import ConfigError
+from campaign.labels_config import LabelsConfig
 from campaign.store import StoreConfig
 
 RESUMABLE = frozenset({"site", "stop", "labels.max_attempts", "store"})
 """Dotted keys whose edit on resume changes neither what a label means nor which candidate is chosen."""
-
-
-class Block(BaseModel):
-    """A block of campaign.yaml: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ReferenceConfig(Block):
@@ -103,28 +99,6 @@ class AcquisitionConfig(Block):
     )
     min_stable_probability: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="Condition for a label: lowest probability given by the discriminator."
-    )
-
-
-class LabelsConfig(Block):
-    """What is computed for a selected candidate, and with which engine."""
-
-    flow: str = Field(
-        "relax_static", description="Label flow: relax, static, relax_static, or an import path."
-    )
-    engine: str = Field("gpaw", description="DFT engine: gpaw, mlip, or an import path.")
-    engine_options: dict[str, Any] = Field(default_factory=dict, description="Options of the engine.")
-    flow_options: dict[str, Any] = Field(default_factory=dict, description="Options of the flow.")
-    hull: Literal["engine", "reference"] = Field(
-        "engine",
-        description="engine: elements and hull phases of the chemistry are computed once with the same settings, "
-        "so that e_above_hull is consistent; reference: only the elements, and the hull of the reference data.",
-    )
-    max_attempts: Annotated[int, Field(ge=1, le=20)] = Field(
-        2, description="Tries of a job before its label fails. Lost nodes and walltimes do not count."
-    )
-    stable_ev_per_atom: float = Field(
-        0.0, description="A label counts as stable when its e_above_hull is at most this [eV/atom]."
     )
 
 

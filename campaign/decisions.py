@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from campaign import acquisition
+from campaign.actions import Action, AddReferences, FixScoring, FollowUp, Judge, OpenRound, Select
 from campaign.config import CampaignConfig
 from campaign.documents import (
     CandidateStatus,
@@ -20,8 +21,9 @@ from campaign.documents import (
     round_id,
 )
 from campaign.errors import ReferenceDataError
+from campaign.follow_ups import called_for
 from campaign.orders import current_structure
-from campaign.plan import Action, AddReferences, FixScoring, Judge, OpenRound, Select, Spec
+from campaign.plan import Spec
 from campaign.references.fingerprint import candidate_id
 from campaign.references.hull import ReferenceHull
 from campaign.references.hull_of_labels import EngineHull
@@ -43,6 +45,8 @@ class Decider:
     settings: Mapping[str, Any]
     """Label settings, as `flows` canonicalises them."""
     settings_hash: str
+    further: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of further labels by their names in `labels.then`."""
 
     def do(self, action: Action, state: CampaignState) -> CampaignState:
         """Carry out one action; repeating it changes nothing."""
@@ -57,6 +61,8 @@ class Decider:
                 return self._add_references(state)
             case Judge():
                 return self._judge(action.labels, state)
+            case FollowUp():
+                return self._follow_up(action.labels, state)
         raise TypeError(f"the driver does not do {action!r} itself")
 
     def _open_round(self, index: int, state: CampaignState) -> CampaignState:
@@ -224,6 +230,48 @@ class Decider:
                     "labelled", f"{label['formula']}: e_above_hull {above:+.3f} eV/atom", label=name
                 )
         return state.with_labels(projected)
+
+    def _follow_up(self, labels: tuple[str, ...], state: CampaignState) -> CampaignState:
+        """Make the further labels that outcomes call for, then note that they were asked."""
+        asked = list(self.store.query("labels", {"_id": {"$in": list(labels)}}))
+        roots = sorted({one.get("parent") or one["_id"] for one in asked})
+        documents = []
+        for root in self.store.query("labels", {"_id": {"$in": roots}, "state": "done"}):
+            family = list(self.store.query("labels", {"parent": root["_id"]}))
+            names, odd = called_for(self.config.labels.then, root, family)
+            for name, why in odd.items():
+                self.store.log_event(
+                    "condition_failed", f"{root['formula']}: {name}: {why}", label=root["_id"]
+                )
+            documents += [self._further(name, root) for name in names]
+        state = self._insert_labels(documents, state)
+        self.store.set_fields_many("labels", [(name, {"followed": True}) for name in labels])
+        for one in documents:
+            self.store.log_event("follow_up", f"{one['formula']}: {one['step']}", label=one["_id"])
+        return state.with_labels(
+            project_label(one) for one in self.store.query("labels", {"_id": {"$in": list(labels)}})
+        )
+
+    def _further(self, name: str, root: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a further label of the relaxed structure of a candidate's first one."""
+        from flows.run import settings_hash
+
+        settings = dict(self.further[name])
+        kept = {key: root[key] for key in ("campaign", "candidate_id", "round", "rank", "formula", "chemsys")}
+        return LabelDocument(
+            id=label_id(root["candidate_id"], settings_hash(settings)),
+            purpose="follow_up",
+            parent=root["_id"],
+            step=name,
+            flow=settings["flow"],
+            engine=settings["engine"],
+            settings=settings,
+            settings_hash=settings_hash(settings),
+            structure=root["result"]["structure"],
+            judged=True,  # its energy is compared with no hull
+            created=now(),
+            **kept,
+        ).doc()
 
     def _label(
         self, candidate: str, formula: str, structure: dict[str, Any], **fields: Any

@@ -172,7 +172,13 @@ class LabelDocument(Document):
     campaign: str
     candidate_id: str
     purpose: str = "candidate"
-    """`candidate`, or `reference` for elements and hull phases."""
+    """`candidate`; `reference` for elements and hull phases; `follow_up` for further labels of a candidate."""
+    parent: str | None = None
+    """Of a further label: the candidate's first one."""
+    step: str | None = None
+    """Of a further label: its name in `labels.then`."""
+    followed: bool = False
+    """Its outcome has been asked whether further labels are wanted."""
     round: int
     """Round of the selection; -1 for references."""
     rank: int

@@ -14,12 +14,13 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from campaign.actions import Action, BuildLabel, Finish, RunJob, Sample, Score, Screen, Train
 from campaign.decisions import Decider
 from campaign.documents import now
 from campaign.failures import try_again
 from campaign.orders import OrderBook
 from campaign.parallel.pools import Pools, classify_exception
-from campaign.plan import Action, BuildLabel, Finish, RunJob, Sample, Score, Screen, Train, plan
+from campaign.plan import plan
 from campaign.recording import Recorder
 from campaign.run_folder import RunFolder
 from campaign.state import CampaignState

@@ -14,7 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from campaign.components import check_components, label_settings, reference_of, spec_of
+from campaign.components import (
+    check_components,
+    follow_up_settings,
+    label_settings,
+    reference_of,
+    spec_of,
+)
 from campaign.config import (
     CampaignConfig,
     changes,
@@ -144,7 +150,15 @@ def _drive(
     settings, settings_hash = label_settings(config)
     _refuse_other_settings(campaign, settings_hash)
     spec = spec_of(config)
-    decider = Decider(store, config, spec, load_prepared(Path(reference_path)), settings, settings_hash)
+    decider = Decider(
+        store,
+        config,
+        spec,
+        load_prepared(Path(reference_path)),
+        settings,
+        settings_hash,
+        follow_up_settings(config),
+    )
     state = project(store, campaign)
     for index, chosen in unmade_labels(state).items():
         state = decider.make_labels(index, chosen, state)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from campaign import tasks
+from campaign.actions import Action, BuildLabel, RunJob, Sample, Score, Screen, Train
 from campaign.config import CampaignConfig
 from campaign.documents import derive_seed
-from campaign.plan import Action, BuildLabel, RunJob, Sample, Score, Screen, Spec, Train
+from campaign.plan import Spec
 from campaign.run_folder import RunFolder
 from campaign.state import CampaignState
 from campaign.store import CampaignStore
@@ -147,12 +148,13 @@ class OrderBook:
     def _build(self, action: BuildLabel) -> dict[str, Any]:
         label = self.store.get("labels", action.label) or {}
         labels = self.config.labels
+        what = labels if label.get("step") is None else labels.follow_up(label["step"])
         return {
             "structure": label["structure"],
-            "flow": labels.flow,
-            "engine": labels.engine,
-            "engine_options": labels.engine_options,
-            "flow_options": labels.flow_options,
+            "flow": what.flow,
+            "engine": what.engine,
+            "engine_options": what.engine_options,
+            "flow_options": what.flow_options,
         }
 
     def _job(self, action: RunJob, state: CampaignState) -> dict[str, Any]:

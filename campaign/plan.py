@@ -11,6 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from campaign.actions import (
+    Action,
+    AddReferences,
+    BuildLabel,
+    Finish,
+    FixScoring,
+    FollowUp,
+    Judge,
+    OpenRound,
+    RunJob,
+    Sample,
+    Score,
+    Screen,
+    Select,
+    Train,
+)
 from campaign.config import CampaignConfig
 from campaign.documents import LabelStatus, derive_seed
 from campaign.state import CampaignState, JobState, LabelState, RoundState
@@ -68,108 +84,6 @@ class Spec:
         """Cut ids into screening tasks."""
         size = self.config.batching.screen
         return [tuple(ids[start : start + size]) for start in range(0, len(ids), size)]
-
-
-@dataclass(frozen=True)
-class Action:
-    """Something to do next; `pool` is None for what the driver does itself."""
-
-    key: str
-    pool: str | None = None
-
-
-@dataclass(frozen=True)
-class OpenRound(Action):
-    """Write the document of a round."""
-
-    round: int = 0
-
-
-@dataclass(frozen=True)
-class Sample(Action):
-    """Sample one batch of a round."""
-
-    round: int = 0
-    batch: str = ""
-    generator: int = 0
-    n: int = 0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Screen(Action):
-    """Apply one segment of screens to some candidates of a round."""
-
-    round: int = 0
-    segment: int = 0
-    ids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FixScoring(Action):
-    """Write down which candidates compete in a round's choice."""
-
-    round: int = 0
-
-
-@dataclass(frozen=True)
-class Score(Action):
-    """Let heads and discriminators judge some candidates."""
-
-    round: int = 0
-    chunk: int = 0
-    ids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Select(Action):
-    """Choose the labels of a round."""
-
-    round: int = 0
-    n: int = 0
-
-
-@dataclass(frozen=True)
-class AddReferences(Action):
-    """Write the labels of elements and hull phases."""
-
-
-@dataclass(frozen=True)
-class BuildLabel(Action):
-    """Build and persist the flow of a label."""
-
-    label: str = ""
-
-
-@dataclass(frozen=True)
-class RunJob(Action):
-    """Run one job of a label's flow."""
-
-    label: str = ""
-    job: str = ""
-    index: int = 1
-
-
-@dataclass(frozen=True)
-class Judge(Action):
-    """Give finished labels their formation energy and e_above_hull."""
-
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Train(Action):
-    """Fit or fine-tune a model on everything labelled before round `term`."""
-
-    model: str = ""
-    term: int = 0
-
-
-@dataclass(frozen=True)
-class Finish(Action):
-    """Nothing is left to do."""
-
-    reason: str = ""
 
 
 def plan(
@@ -235,6 +149,9 @@ def _own_actions(state: CampaignState, spec: Spec, reason: str) -> Iterator[Acti
         yield Judge("judge", None, tuple(to_judge))
     if reason:
         return
+    to_follow = _to_follow(state, spec)
+    if to_follow:
+        yield FollowUp("follow", None, tuple(to_follow))
     if not state.references_known:
         yield AddReferences("references")
     following = len(state.rounds)
@@ -291,6 +208,17 @@ def _to_judge(state: CampaignState) -> list[str]:
         return []
     return [
         label.id for label in state.labels.values() if label.state == LabelStatus.DONE and not label.judged
+    ]
+
+
+def _to_follow(state: CampaignState, spec: Spec) -> list[str]:
+    """Return the labels of candidates that are decided and were not asked yet what follows."""
+    if not spec.config.labels.then:
+        return []
+    return [
+        label.id
+        for label in state.labels.values()
+        if label.purpose != "reference" and label.final and label.judged and not label.followed
     ]
 
 

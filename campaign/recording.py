@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from campaign.actions import BuildLabel, RunJob, Sample, Score, Screen, Train
 from campaign.documents import (
     CandidateDocument,
     CandidateStatus,
@@ -20,7 +21,7 @@ from campaign.documents import (
     version_id,
 )
 from campaign.failures import try_again
-from campaign.plan import BuildLabel, RunJob, Sample, Score, Screen, Spec, Train
+from campaign.plan import Spec
 from campaign.state import (
     MEMBER_FIELDS,
     CampaignState,

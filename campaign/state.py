@@ -91,6 +91,8 @@ class LabelState:
     """Formation energy and e_above_hull are known (or never will be: the label failed)."""
     stable: bool = False
     core_hours: float = 0.0
+    followed: bool = False
+    """Its outcome has been asked whether further labels are wanted."""
 
     @property
     def final(self) -> bool:
@@ -131,7 +133,7 @@ class CampaignState:
     def with_labels(self, labels: Iterable[LabelState]) -> CampaignState:
         """Return the state with these labels put in."""
         new = {label.id: label for label in labels}
-        owners = {label.candidate_id: label.id for label in new.values()}
+        owners = {label.candidate_id: label.id for label in new.values() if label.purpose != "follow_up"}
         return replace(self, labels={**self.labels, **new}, by_candidate={**self.by_candidate, **owners})
 
     def with_model(self, model: ModelState) -> CampaignState:
@@ -215,12 +217,13 @@ def project_label(document: Mapping[str, Any]) -> LabelState:
         judged=state == LabelStatus.FAILED or bool(document.get("judged")),
         stable=bool(result.get("stable")),
         core_hours=float(document.get("core_hours", 0.0)),
+        followed=bool(document.get("followed")),
     )
 
 
 LABEL_FIELDS = [
     "_id", "candidate_id", "purpose", "round", "rank", "state", "formula", "jobs", "core_hours", "judged",
-    "result.stable",
+    "result.stable", "followed",
 ]  # fmt: skip
 """Fields of a label that `project_label` reads."""
 

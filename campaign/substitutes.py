@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from campaign.actions import Action, BuildLabel, Sample, Score, Screen, Train
 from campaign.errors import CampaignError
-from campaign.plan import Action, BuildLabel, Sample, Score, Screen, Train
 from campaign.state import CampaignState
 
 

@@ -29,12 +29,19 @@ def check_engine(config: CampaignConfig, site: Site) -> str:
     from flows.registry import ENGINES, build
 
     labels = config.labels
-    answer = build(labels.engine, ENGINES, "engine", labels.engine_options).check()
-    if answer.ok:
-        return str(answer.what)
-    if site.worker_init or site.environment or site.parsl_config:
-        return f"does not work here ({answer.what}), perhaps on the workers that the site prepares"
-    raise ComponentError(f"the engine does not work: {answer.what}", value=labels.engine, cure=answer.cure)
+    further = [labels.follow_up(name) for name in labels.then]
+    wanted = [(labels.engine, labels.engine_options)]
+    wanted += [(str(one.engine), dict(one.engine_options or {})) for one in further]
+    found = ""
+    for engine, options in wanted:
+        answer = build(engine, ENGINES, "engine", options).check()
+        if not answer.ok and not (site.worker_init or site.environment or site.parsl_config):
+            raise ComponentError(f"the engine does not work: {answer.what}", value=engine, cure=answer.cure)
+        what = str(answer.what)
+        if not answer.ok:
+            what = f"does not work here ({what}), perhaps on the workers that the site prepares"
+        found = found or what
+    return found
 
 
 def validate(file: Path) -> Iterator[str]:

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from campaign.config import parse_config
-from campaign.documents import LabelStatus
-from campaign.plan import (
+from campaign.actions import (
     AddReferences,
     BuildLabel,
     Finish,
@@ -22,14 +20,12 @@ from campaign.plan import (
     Sample,
     Score,
     Screen,
-    Segment,
     Select,
-    Spec,
     Train,
-    plan,
-    runnable,
-    stop_reason,
 )
+from campaign.config import parse_config
+from campaign.documents import LabelStatus
+from campaign.plan import Segment, Spec, plan, runnable, stop_reason
 from campaign.state import CampaignState, JobState, LabelState, Member, ModelState, RoundState
 
 FREE = {"gpu": 3, "cpu": 3, "dft": 2}
