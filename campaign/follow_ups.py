@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from campaign.labels_config import SUMMARIES, FollowUpConfig
-from flows.conditions import parse_condition
-from flows.errors import ConditionError
 
 
 def called_for(
@@ -23,6 +21,9 @@ def called_for(
     Returns:
         Names; and of conditions that do not fit the values, why not.
     """
+    from flows.conditions import parse_condition
+    from flows.errors import ConditionError
+
     document = known_fields(root, family)
     made = {one["step"] for one in family}
     names, odd = [], {}

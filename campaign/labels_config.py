@@ -8,19 +8,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from campaign.config_block import Block
-from flows.conditions import parse_condition
-from flows.errors import ConditionError
-from flows.schemas import LabelDoc
 
 SUMMARIES = frozenset({"phonon", "elastic", "equation_of_state"})
 """Fields of a label that only some flows fill."""
 
-LABEL_FIELDS = frozenset(LabelDoc.model_fields) - SUMMARIES | {
-    "formation_energy_per_atom",
-    "e_above_hull",
-    "stable",
-}
-"""Fields of a candidate's first label that a condition may ask for."""
+JUDGED = frozenset({"formation_energy_per_atom", "e_above_hull", "stable"})
+"""Fields that the driver adds to a label."""
+
+
+def label_fields() -> frozenset[str]:
+    """Return the fields of a candidate's first label that a condition may ask for."""
+    from flows.schemas import LabelDoc
+
+    return frozenset(LabelDoc.model_fields) - SUMMARIES | JUDGED
 
 
 class FollowUpConfig(Block):
@@ -41,6 +41,9 @@ class FollowUpConfig(Block):
     @field_validator("when")
     @classmethod
     def _can_be_read(cls, value: str) -> str:
+        from flows.conditions import parse_condition
+        from flows.errors import ConditionError
+
         if value:
             try:
                 parse_condition(value)
@@ -52,9 +55,7 @@ class FollowUpConfig(Block):
 class LabelsConfig(Block):
     """What is computed for a selected candidate, and with which engine."""
 
-    flow: str = Field(
-        "relax_static", description="Label flow: relax, static, relax_static, or an import path."
-    )
+    flow: str = Field("relax_static", description="Label flow by its name, or an import path.")
     engine: str = Field("gpaw", description="DFT engine: gpaw, mlip, or an import path.")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Options of the engine.")
     flow_options: dict[str, Any] = Field(default_factory=dict, description="Options of the flow.")
@@ -78,10 +79,12 @@ class LabelsConfig(Block):
     @field_validator("then")
     @classmethod
     def _conditions_ask_for_what_there_is(cls, value: dict[str, FollowUpConfig]) -> dict[str, FollowUpConfig]:
+        from flows.conditions import parse_condition
+
         for name, entry in value.items():
-            if not name.isidentifier() or name in LABEL_FIELDS:
+            if not name.isidentifier() or name in label_fields():
                 raise ValueError(f"{name!r} cannot name a further label: take a plain word such as phonon")
-            known = LABEL_FIELDS | (value.keys() - {name})
+            known = label_fields() | (value.keys() - {name})
             asked = parse_condition(entry.when).fields if entry.when else ()
             for field in asked:
                 if field.partition(".")[0] not in known:

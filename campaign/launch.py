@@ -150,15 +150,8 @@ def _drive(
     settings, settings_hash = label_settings(config)
     _refuse_other_settings(campaign, settings_hash)
     spec = spec_of(config)
-    decider = Decider(
-        store,
-        config,
-        spec,
-        load_prepared(Path(reference_path)),
-        settings,
-        settings_hash,
-        follow_up_settings(config),
-    )
+    reference, further = load_prepared(Path(reference_path)), follow_up_settings(config)
+    decider = Decider(store, config, spec, reference, settings, settings_hash, further)
     state = project(store, campaign)
     for index, chosen in unmade_labels(state).items():
         state = decider.make_labels(index, chosen, state)
