@@ -91,6 +91,13 @@ def after_relaxation(
     return found
 
 
+def placed(flags: Flags, among: Flags) -> Flags:
+    """Return flags (n,) of all, from those (n_among,) of the ones that `among` (n,) names; the others fail."""
+    found = np.zeros(len(among), dtype=bool)
+    found[among] = flags
+    return found
+
+
 def groups(structures: Sequence[Structure], symprec: float) -> npt.NDArray[np.int64]:
     """Return space groups (n,), 0 where spglib finds none."""
     from models.symmetrise import spacegroup_number

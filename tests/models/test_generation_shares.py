@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.generation_shares import Judged, after_relaxation, all_of, as_built, groups, shares
+from benchmarks.generation_shares import Judged, after_relaxation, all_of, as_built, groups, placed, shares
 from pymatgen.core import Lattice, Structure
 
 from campaign.references.entries import ReferenceEntry, ReferenceSet
@@ -46,6 +46,17 @@ def test_what_was_not_made_fails_every_test() -> None:
 def test_a_part_that_was_relaxed_stands_for_all_that_was_made() -> None:
     judged = Judged(10, {"made": np.ones(8, dtype=bool)}, {"stable": np.array([True, False])})
     assert shares(judged)["stable"] == pytest.approx(0.4)
+
+
+def test_what_is_not_relaxed_fails_among_all() -> None:
+    among = np.array([True, False, True, False])
+    assert placed(np.array([True, False]), among).tolist() == [True, False, False, False]
+    assert placed(np.zeros(0, dtype=bool), np.zeros(2, dtype=bool)).tolist() == [False, False]
+
+
+def test_no_crystal_at_all_is_judged(context: ScreenContext) -> None:
+    assert all(len(flags) == 0 for flags in as_built([], context).values())
+    assert all(len(flags) == 0 for flags in after_relaxation([], [], context).values())
 
 
 def test_nothing_made_is_no_share() -> None:
