@@ -198,7 +198,7 @@ def test_thousands_of_genes_are_judged_within_a_second(
 
 def test_the_discriminator_learns_to_tell_classes_of_crystals_and_of_genes(tmp_path: Path) -> None:
     train, held_out = split_by_composition(toy_crystals(120), 0.3, seed=2)
-    found = WyckoffDiscriminator(WyckoffDiscriminatorConfig(**SMALL))
+    found = WyckoffDiscriminator(WyckoffDiscriminatorConfig(**SMALL | {"max_epochs": 40}))
     assert found.fit(train, held_out, seed=1)["auc"] > 0.85
     structures = [item.structure for item in held_out]
     genes = [gene for structure in structures if (gene := gene_of(structure)) is not None]
