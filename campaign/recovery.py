@@ -57,6 +57,7 @@ def retry_failed(store: CampaignStore) -> int:
             "attempts": [{**attempt, "forgiven": True} for attempt in label["attempts"]],
             "state": LabelStatus.QUEUED.value,
             "failure": None,
+            "followed": False,  # what it calls for is asked again once it is done
         }
         if label["purpose"] == "candidate":
             state = {"state": CandidateStatus.SELECTED.value}
@@ -86,7 +87,9 @@ def _mend_candidates(store: CampaignStore) -> int:
     )  # fmt: skip
     states = {one["_id"]: one["state"] for one in candidates}
     labels = store.query(
-        "labels", {"candidate_id": {"$in": sorted(states)}}, fields=["_id", "candidate_id", "state"]
+        "labels",
+        {"candidate_id": {"$in": sorted(states)}, "purpose": {"$ne": "follow_up"}},
+        fields=["_id", "candidate_id", "state"],
     )
     updates: list[tuple[str, dict[str, Any]]] = []
     for label in labels:

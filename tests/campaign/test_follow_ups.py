@@ -16,8 +16,10 @@ from campaign.follow_ups import called_for, known_fields
 from campaign.labels_config import FollowUpConfig, LabelsConfig
 from campaign.launch import launch, resume
 from campaign.plan import plan
+from campaign.recovery import retry_failed, sweep
 from campaign.run_folder import RunFolder
 from campaign.state import CampaignState, LabelState
+from campaign.store import CampaignStore, StoreConfig
 
 ROOT = {"_id": "root", "state": "done", "result": {"e_above_hull": 0.03, "stable": False, "formula": "CaO"}}
 
@@ -189,3 +191,25 @@ def test_a_resume_finds_nothing_left_to_do(finished: tuple[RunFolder, Path]) -> 
         == "every round is complete"
     )
     assert len(executions(folder)) == before
+
+
+def test_a_resume_keeps_candidates_to_their_first_labels(
+    finished: tuple[RunFolder, Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    run, _ = finished
+    copy = RunFolder(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    with CampaignStore.open(StoreConfig(), copy.path) as store:
+        (one, *_) = store.query("labels", {"purpose": "candidate"})
+        # As where a crash falls between the write of a label and that of its candidate.
+        store.set_fields("candidates", one["candidate_id"], {"state": "labelling"})
+        sweep(store)
+        candidate = store.get("candidates", one["candidate_id"])
+        assert candidate is not None
+        assert (candidate["state"], candidate["label_id"]) == ("labelled", one["_id"])
+        store.set_fields("labels", one["_id"], {"state": "failed", "followed": True})
+        assert retry_failed(store) == 1
+        again = store.get("labels", one["_id"])
+        assert again is not None
+        assert not again["followed"]
