@@ -44,6 +44,9 @@ NAMES: dict[str, FailureCause] = {
     # ASE
     "SCFError": FailureCause.SCF_NOT_CONVERGED,
     "ReadError": FailureCause.PARSE_ERROR,
+    # VASP
+    "ScfNotConvergedError": FailureCause.SCF_NOT_CONVERGED,
+    "VaspSetupError": FailureCause.MISSING_SETUP,
     # accelerators
     "OutOfMemoryError": FailureCause.OUT_OF_MEMORY,
     # executors: the process, the manager or the node went away

@@ -23,6 +23,8 @@ class FailureCause(StrEnum):
     """The worker or its node went away."""
     BAD_GEOMETRY = "bad_geometry"
     """The crystal cannot be computed: atoms on top of one another, a flat cell, an element without setup."""
+    MISSING_SETUP = "missing_setup"
+    """A program, licence file or data set that the engine needs is not where the worker looks for it."""
     PARSE_ERROR = "parse_error"
     """The engine ran, but its output cannot be read."""
     UNKNOWN = "unknown"
@@ -66,6 +68,10 @@ class Calculation(BaseModel):
     n_ionic_steps: int
     """Geometries computed after the first; 0 for a static."""
     wall_seconds: float
+    code_version: str = ""
+    """Code and version as its output says them; empty where the engine knows them without."""
+    corrections: tuple[str, ...] = ()
+    """What was changed in the inputs to get the calculation done, one line for each error that was met."""
 
 
 class LabelStep(BaseModel):
@@ -78,6 +84,8 @@ class LabelStep(BaseModel):
     """[eV/atom]"""
     n_ionic_steps: int
     wall_seconds: float
+    corrections: list[str] = []
+    """What was changed in the inputs to get it done: these were not quite the label's settings."""
 
 
 class PhononSummary(BaseModel):
