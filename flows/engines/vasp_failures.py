@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import json
+import signal
 import warnings
 from collections import deque
 from pathlib import Path
@@ -16,6 +17,12 @@ SAID_IN = ("std_err.txt", "vasp.out")
 """Where VASP and its launcher say what went wrong."""
 LINES = 8
 """Of each that are told."""
+EXIT_CODE = "vasp.exit"
+"""File in which the launch line notes how VASP ended."""
+KILLED = 128 + signal.SIGKILL
+ENDED_FROM_OUTSIDE = 128 + signal.SIGTERM
+"""Exit codes as a shell tells them; custodian itself ends a VASP that it watches by the second."""
+COMMAND_CURE = "cure: correct engine_options: {command: ...}, or load VASP's module in the site's worker_init"
 
 
 class VaspSetupError(RuntimeError):
@@ -43,24 +50,25 @@ def typed(error: Exception, folder: Path) -> Exception:
     """
     if missing := missing_setup(error):
         return VaspSetupError(missing)
-    if not isinstance(error, CustodianError) and not (folder / "vasp.out").exists():
+    if not (folder / "vasp.out").exists():
         return error  # before VASP started
-    ended = ended_badly(error, folder)
+    if type(getattr(error, "handler", None)).__name__ == "NonConvergingErrorHandler":
+        return ScfNotConvergedError(f"custodian gave up on the electronic cycle{met(folder)}")
+    ended = ended_badly(folder)
     if ended is not None:
         return ended
     run = readable_run(folder)
-    if run is None or isinstance(error, ValidationError):
-        return OutputParseError(f"vasprun.xml or another output is missing or not whole{last_words(folder)}")
-    if not run.converged_electronic:
-        return ScfNotConvergedError(
-            f"{len(run.ionic_steps[-1]['electronic_steps'])} electronic iterations were not enough ({error})"
-        )
-    if not run.converged_ionic:
+    if run is not None and not run.converged_electronic:
+        steps = len(run.ionic_steps[-1]["electronic_steps"])
+        return ScfNotConvergedError(f"{steps} electronic iterations were not enough{met(folder)}")
+    if run is not None and not run.converged_ionic:
         return IonicNotConvergedError(
             f"forces are still large after {len(run.ionic_steps)} steps; the next try goes on from there"
         )
-    if isinstance(error, CustodianError):
-        return error
+    if isinstance(error, CustodianError) and not isinstance(error, ValidationError):
+        return VaspEndedError(f"{error}{met(folder)}{last_words(folder)}")
+    if run is None or isinstance(error, ValidationError):
+        return OutputParseError(f"vasprun.xml or another output is missing or not whole{last_words(folder)}")
     if not run.final_structure.is_valid():
         return BadGeometryError("VASP moved atoms on top of one another")
     return OutputParseError(f"VASP's outputs cannot be read: {type(error).__name__}: {error}")
@@ -74,19 +82,22 @@ def missing_setup(error: Exception) -> str:
     if isinstance(error, VaspSetupError):
         return said
     if isinstance(error, FileNotFoundError | PermissionError) and error.filename and error.errno:
-        return f"{error.filename} cannot be started ({error.strerror}); cure: correct engine_options: {{command: ...}}"
+        return f"{error.filename} cannot be started ({error.strerror}); {COMMAND_CURE}"
     return ""
 
 
-def ended_badly(error: Exception, folder: Path) -> Exception | None:
-    """Return what a return code other than 0 means; None if there was none."""
-    found = re.search(r"return code is (-?\d+)", str(error))
-    if found is None:
+def ended_badly(folder: Path) -> Exception | None:
+    """Return what VASP's exit code means; None if it is 0, not known, or custodian's doing."""
+    try:
+        code = int((folder / EXIT_CODE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    code, words = int(found[1]), last_words(folder)
-    if code == 127 or (code == 126):
-        return VaspSetupError(f"the launch line does not find VASP (exit code {code}){words}")
-    if code in (-9, 137):
+    words = last_words(folder)
+    if code in (0, ENDED_FROM_OUTSIDE):
+        return None
+    if code in (126, 127):
+        return VaspSetupError(f"the launch line does not find VASP (exit code {code}){words}; {COMMAND_CURE}")
+    if code == KILLED:
         return VaspMemoryError(f"VASP was killed (signal 9), as happens when the memory runs out{words}")
     return VaspEndedError(f"VASP ended with exit code {code}{words}")
 
@@ -112,3 +123,13 @@ def last_words(folder: Path) -> str:
         except OSError:
             continue
     return f": {' | '.join(told)}" if told else ""
+
+
+def met(folder: Path) -> str:
+    """Return the errors that custodian met, in order."""
+    try:
+        runs = json.loads((folder / "custodian.json").read_text(encoding="utf-8"))
+        errors = [str(name) for run in runs for one in run["corrections"] for name in one["errors"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f"; custodian met {', '.join(errors)}" if errors else ""

@@ -15,13 +15,14 @@ from atomate2 import SETTINGS
 from atomate2.vasp.jobs.base import BaseVaspMaker, vasp_job
 from atomate2.vasp.jobs.core import StaticMaker
 from atomate2.vasp.run import DEFAULT_HANDLERS
+from custodian.utils import tracked_lru_cache
 from jobflow import Maker, Response
 from pymatgen.core import Structure
 from pymatgen.io.vasp import Poscar
 
 from flows.causes import BadGeometryError
 from flows.engines.ase_maker import refuse_impossible
-from flows.engines.vasp_failures import VaspSetupError, typed
+from flows.engines.vasp_failures import EXIT_CODE, VaspSetupError, typed
 from flows.engines.vasp_presets import NO_ENERGY
 from flows.errors import JobFolderError
 from flows.job_context import job_folder
@@ -70,6 +71,8 @@ class VaspJobMaker(Maker):
             start = on_its_space_group(start, self.symprec_ang)
         set_aside_earlier_tries(folder)
         maker = self.running_maker()
+        # custodian keeps what it parsed by path, also when this process has tried this job before
+        tracked_lru_cache.tracked_cache_clear()
         # the function that atomate2 has made a job of: this job is the one that runs it
         run = getattr(type(maker).make, "original", type(maker).make)
         try:
@@ -130,16 +133,18 @@ def machine_tags(updates: dict[str, Any]) -> dict[str, Any]:
 
 
 def launch_line(command: str, threads: int) -> str:
-    """Return a command that gives VASP its threads and, on Linux, ends it when its worker dies.
+    """Return a command that gives VASP its threads, notes its exit code and, on Linux, ends with its worker.
 
     custodian starts VASP in a session of its own, where it would outlive a killed worker and go on writing into a
-    folder in which the job is already tried again.
+    folder in which the job is already tried again; and where outputs are torn it does not tell the exit code, which
+    says why. The last word stays the program, which custodian looks for.
     """
     bound = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    return shlex.join(
-        [*bound, "env", *(f"{name}={threads}" for name in names), *shlex.split(expandvars(command))]
-    )
+    # no variable but $1, for atomate2 expands those of the environment in this line
+    note = f'"$@"; set -- $?; echo $1 > {EXIT_CODE}; exit $1'
+    limits = [f"{name}={threads}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    words = shlex.split(expandvars(command))
+    return shlex.join([*bound, "sh", "-c", note, "vasp", *bound, "env", *limits, *words])
 
 
 def last_geometry(folder: Path, given: Structure) -> Structure | None:
