@@ -145,7 +145,9 @@ class VaspEngine:
         """Return a Maker that computes one structure."""
         return self._maker("static", {"NELM": self.config.max_scf}, None)
 
-    def _maker(self, kind: Literal["relax", "static"], tags: dict[str, Any], symprec_ang: float | None) -> Any:
+    def _maker(
+        self, kind: Literal["relax", "static"], tags: dict[str, Any], symprec_ang: float | None
+    ) -> Any:
         from flows.engines.vasp_building import vasp_maker
 
         own = getattr(self.config, f"{kind}_maker")
@@ -182,7 +184,9 @@ class VaspEngine:
         """Find the command and the POTCAR library; VASP is not run."""
         from flows.engines.vasp_setup import check_setup
 
-        return check_setup(self.config.command, self.config.potcar_functional or self.preset.potcar_functional)
+        return check_setup(
+            self.config.command, self.config.potcar_functional or self.preset.potcar_functional
+        )
 
     def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:  # noqa: ARG002
         """Return a rough cost: growing as n^1.5, a guess that no measurement here stands behind."""

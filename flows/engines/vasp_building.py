@@ -80,7 +80,7 @@ def vasp_makers(maker: Any) -> list[BaseVaspMaker]:
         return [maker]
     if not isinstance(maker, Maker):
         return []
-    fields = [getattr(maker, one.name) for one in dataclasses.fields(maker)]  # type: ignore[arg-type]
+    fields = [getattr(maker, one.name) for one in dataclasses.fields(maker)]
     return [found for field in fields for found in vasp_makers(field)]
 
 
@@ -89,9 +89,9 @@ def _replaced(maker: Any, tags: dict[str, Any], functional: str | None, running:
         return VaspJobMaker(name=maker.name, maker=_with_inputs(maker, tags, functional), **running)
     if not isinstance(maker, Maker):
         return maker
-    names = [one.name for one in dataclasses.fields(maker) if one.init]  # type: ignore[arg-type]
+    names = [one.name for one in dataclasses.fields(maker) if one.init]
     parts = {name: _replaced(getattr(maker, name), tags, functional, running) for name in names}
-    return dataclasses.replace(maker, **parts)  # type: ignore[type-var]
+    return dataclasses.replace(maker, **parts)
 
 
 def _with_inputs(maker: BaseVaspMaker, tags: dict[str, Any], functional: str | None) -> BaseVaspMaker:

@@ -52,26 +52,7 @@ def typed(error: Exception, folder: Path) -> Exception:
         return VaspSetupError(missing)
     if not (folder / "vasp.out").exists():
         return error  # before VASP started
-    if type(getattr(error, "handler", None)).__name__ == "NonConvergingErrorHandler":
-        return ScfNotConvergedError(f"custodian gave up on the electronic cycle{met(folder)}")
-    ended = ended_badly(folder)
-    if ended is not None:
-        return ended
-    run = readable_run(folder)
-    if run is not None and not run.converged_electronic:
-        steps = len(run.ionic_steps[-1]["electronic_steps"])
-        return ScfNotConvergedError(f"{steps} electronic iterations were not enough{met(folder)}")
-    if run is not None and not run.converged_ionic:
-        return IonicNotConvergedError(
-            f"forces are still large after {len(run.ionic_steps)} steps; the next try goes on from there"
-        )
-    if isinstance(error, CustodianError) and not isinstance(error, ValidationError):
-        return VaspEndedError(f"{error}{met(folder)}{last_words(folder)}")
-    if run is None or isinstance(error, ValidationError):
-        return OutputParseError(f"vasprun.xml or another output is missing or not whole{last_words(folder)}")
-    if not run.final_structure.is_valid():
-        return BadGeometryError("VASP moved atoms on top of one another")
-    return OutputParseError(f"VASP's outputs cannot be read: {type(error).__name__}: {error}")
+    return ended_badly(folder) or not_converged(error, folder) or not_understood(error, folder)
 
 
 def missing_setup(error: Exception) -> str:
@@ -100,6 +81,33 @@ def ended_badly(folder: Path) -> Exception | None:
     if code == KILLED:
         return VaspMemoryError(f"VASP was killed (signal 9), as happens when the memory runs out{words}")
     return VaspEndedError(f"VASP ended with exit code {code}{words}")
+
+
+def not_converged(error: Exception, folder: Path) -> Exception | None:
+    """Return which cycle did not converge; None if both did, or vasprun.xml does not say."""
+    if type(getattr(error, "handler", None)).__name__ == "NonConvergingErrorHandler":
+        return ScfNotConvergedError(f"custodian gave up on the electronic cycle{met(folder)}")
+    run = readable_run(folder)
+    if run is not None and not run.converged_electronic:
+        steps = len(run.ionic_steps[-1]["electronic_steps"])
+        return ScfNotConvergedError(f"{steps} electronic iterations were not enough{met(folder)}")
+    if run is not None and not run.converged_ionic:
+        return IonicNotConvergedError(
+            f"forces are still large after {len(run.ionic_steps)} steps; the next try goes on from there"
+        )
+    return None
+
+
+def not_understood(error: Exception, folder: Path) -> Exception:
+    """Return what is left: errors that custodian could not mend, torn outputs, atoms on top of one another."""
+    if isinstance(error, CustodianError) and not isinstance(error, ValidationError):
+        return VaspEndedError(f"{error}{met(folder)}{last_words(folder)}")
+    run = readable_run(folder)
+    if run is None or isinstance(error, ValidationError):
+        return OutputParseError(f"vasprun.xml or another output is missing or not whole{last_words(folder)}")
+    if not run.final_structure.is_valid():
+        return BadGeometryError("VASP moved atoms on top of one another")
+    return OutputParseError(f"VASP's outputs cannot be read: {type(error).__name__}: {error}")
 
 
 def readable_run(folder: Path) -> Vasprun | None:

@@ -85,7 +85,9 @@ class VaspJobMaker(Maker):
         """Return the Maker with command, handlers and what it keeps of its outputs."""
         run = {
             "vasp_cmd": launch_line(self.command or SETTINGS.VASP_CMD, self.threads_per_rank),
-            "vasp_gamma_cmd": launch_line(self.gamma_command or SETTINGS.VASP_GAMMA_CMD, self.threads_per_rank),
+            "vasp_gamma_cmd": launch_line(
+                self.gamma_command or SETTINGS.VASP_GAMMA_CMD, self.threads_per_rank
+            ),
             "custodian_kwargs": POLLING,
             **({} if self.handlers else {"handlers": ()}),
         }

@@ -56,7 +56,9 @@ def potcar_library(functional: str) -> Path | None:
     if not root:
         return None
     named = SETTINGS.get("PMG_VASP_PSP_SUB_DIRS") or {}
-    return Path(root).expanduser() / named.get(functional, PotcarSingle.functional_dir.get(functional, functional))
+    return Path(root).expanduser() / named.get(
+        functional, PotcarSingle.functional_dir.get(functional, functional)
+    )
 
 
 def missing_potcars(maker: Any, elements: Sequence[str]) -> tuple[str, ...]:

@@ -38,14 +38,16 @@ KBAR = 0.1 * GPa
 SHIFT_EV = -3.5
 """Added per atom: the theory's zero is the bulk element, and custodian takes positive energies for an error."""
 SCF_STEPS = 4
-KNOWN_TAGS = set(
-    """ALGO EDIFF EDIFFG ENAUG ENCUT GGA IBRION ISIF ISMEAR ISPIN ISYM KSPACING KPAR LAECHG LASPH LCHARG LDAU LDAUJ
-    LDAUL LDAUPRINT LDAUTYPE LDAUU LELF LMAXMIX LMIXTAU LORBIT LREAL LVTOT LWAVE MAGMOM NCORE NELM NELMDL NSW PREC SIGMA
-    SYMPREC ISEARCH AMIX BMIX AMIX_MAG BMIX_MAG AMIN IALGO TIME POTIM NELMIN ISTART ICHARG""".split()
-)
+KNOWN_TAGS = {
+    "ALGO", "AMIN", "AMIX", "AMIX_MAG", "BMIX", "BMIX_MAG", "EDIFF", "EDIFFG", "ENAUG", "ENCUT", "GGA",
+    "IALGO", "IBRION", "ICHARG", "ISEARCH", "ISIF", "ISMEAR", "ISPIN", "ISTART", "ISYM", "KPAR",
+    "KSPACING", "LAECHG", "LASPH", "LCHARG", "LDAU", "LDAUJ", "LDAUL", "LDAUPRINT", "LDAUTYPE", "LDAUU",
+    "LELF", "LMAXMIX", "LMIXTAU", "LORBIT", "LREAL", "LVTOT", "LWAVE", "MAGMOM", "NCORE", "NELM",
+    "NELMDL", "NELMIN", "NSW", "POTIM", "PREC", "SIGMA", "SYMPREC", "TIME",
+}  # fmt: skip
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Inputs that VASP could not run."""
 
 
@@ -66,25 +68,25 @@ def read_inputs(folder: Path) -> Inputs:
     """Read and check the four input files.
 
     Raises:
-        Refused: They are incomplete, unknown or do not fit one another.
+        RefusedError: They are incomplete, unknown or do not fit one another.
     """
     for name in ("INCAR", "POSCAR", "POTCAR"):
         if not (folder / name).is_file():
-            raise Refused(f"{name} is missing")
+            raise RefusedError(f"{name} is missing")
     incar = Incar.from_file(folder / "INCAR")
     poscar = Poscar.from_file(folder / "POSCAR", check_for_potcar=False)
     potcar = (folder / "POTCAR").read_text()
     titles = re.findall(r"TITEL\s*=\s*(.+)", potcar)
     elements = [title.split()[1].partition("_")[0] for title in titles]
     if elements != poscar.site_symbols:
-        raise Refused(f"POTCAR has {elements}, POSCAR {poscar.site_symbols}")
+        raise RefusedError(f"POTCAR has {elements}, POSCAR {poscar.site_symbols}")
     if set(elements) - EMT_ELEMENTS:
-        raise Refused(f"effective-medium theory does not know {sorted(set(elements) - EMT_ELEMENTS)}")
+        raise RefusedError(f"effective-medium theory does not know {sorted(set(elements) - EMT_ELEMENTS)}")
     enmax = max(float(one) for one in re.findall(r"ENMAX\s*=\s*([\d.]+)", potcar))
     check_tags(incar, len(poscar.structure))
     encut = float(incar.get("ENCUT", enmax))
     if not 0.5 * enmax < encut < 2000:
-        raise Refused(f"ENCUT {encut} does not suit POTCARs of ENMAX {enmax}")
+        raise RefusedError(f"ENCUT {encut} does not suit POTCARs of ENMAX {enmax}")
     valences = [float(one) for one in re.findall(r"ZVAL\s*=\s*([\d.]+)", potcar)]
     electrons = float(np.dot(valences, poscar.natoms))
     return Inputs(incar, poscar, titles, encut, electrons, k_divisions(folder, incar, poscar.structure))
@@ -94,17 +96,17 @@ def check_tags(incar: Incar, n_atoms: int) -> None:
     """Refuse tags that are unknown, missing or contradict one another."""
     unknown = sorted(set(incar) - KNOWN_TAGS)
     if unknown:
-        raise Refused(f"unknown tags {unknown}")
+        raise RefusedError(f"unknown tags {unknown}")
     if incar.get("EDIFF", 1e-4) <= 0:
-        raise Refused("EDIFF must be positive")
+        raise RefusedError("EDIFF must be positive")
     if incar.get("NSW", 0) > 0 and incar.get("IBRION", 0) not in (1, 2, 3):
-        raise Refused("a relaxation needs IBRION 1, 2 or 3")
+        raise RefusedError("a relaxation needs IBRION 1, 2 or 3")
     if incar.get("NSW", 0) > 0 and incar.get("ISIF", 2) not in (2, 3):
-        raise Refused(f"ISIF {incar['ISIF']} is not stood in for")
+        raise RefusedError(f"ISIF {incar['ISIF']} is not stood in for")
     if incar.get("ISPIN", 1) == 2 and "MAGMOM" in incar and len(incar["MAGMOM"]) != n_atoms:
-        raise Refused(f"{len(incar['MAGMOM'])} moments for {n_atoms} atoms")
+        raise RefusedError(f"{len(incar['MAGMOM'])} moments for {n_atoms} atoms")
     if incar.get("LDAU") and not incar.get("LDAUU"):
-        raise Refused("LDAU without LDAUU")
+        raise RefusedError("LDAU without LDAUU")
 
 
 def k_divisions(folder: Path, incar: Incar, structure: Structure) -> list[int]:
@@ -114,7 +116,7 @@ def k_divisions(folder: Path, incar: Incar, structure: Structure) -> list[int]:
         return [int(one) for one in kpoints.kpts[0]]
     spacing = incar.get("KSPACING")
     if spacing is None or not 0.01 < spacing < 2:
-        raise Refused(f"no KPOINTS, and KSPACING is {spacing}")
+        raise RefusedError(f"no KPOINTS, and KSPACING is {spacing}")
     lengths = np.array(structure.lattice.reciprocal_lattice.abc)
     return [int(one) for one in np.maximum(1, np.ceil(lengths / spacing))]
 
@@ -170,7 +172,9 @@ def write_oszicar(folder: Path, inputs: Inputs, fail: str) -> None:
     lines = ["       N       E                     dE             d eps       ncg     rms          rms(c)"]
     before = 0.0
     for n, one in enumerate(scf_energies(inputs, energy, fail), 1):
-        lines.append(f"DAV: {n:3d}   {one:.12E}   {one - before:.5E}  {one - before:.5E}   100   0.1E+00    0.1E+00")
+        lines.append(
+            f"DAV: {n:3d}   {one:.12E}   {one - before:.5E}  {one - before:.5E}   100   0.1E+00    0.1E+00"
+        )
         before = one
     lines.append(f"{number:4d} F= {energy:.8E} E0= {energy:.8E}  d E ={0.0:.6E}")
     with (folder / "OSZICAR").open("a") as handle:
@@ -205,7 +209,9 @@ def write_outcar(folder: Path, inputs: Inputs, seconds: float) -> None:
 
 
 def rows(array: Any, tag: str = "v") -> str:
-    return "\n".join(f"<{tag}>{' '.join(f'{one:.10f}' for one in row)}</{tag}>" for row in np.atleast_2d(array))
+    return "\n".join(
+        f"<{tag}>{' '.join(f'{one:.10f}' for one in row)}</{tag}>" for row in np.atleast_2d(array)
+    )
 
 
 def structure_xml(step: dict[str, Any], name: str = "") -> str:
@@ -228,9 +234,14 @@ def tags_xml(tags: dict[str, Any]) -> str:
         many = isinstance(value, list | tuple)
         kinds = {bool: "logical", int: "int", str: "string"}
         kind = kinds.get(type(value[0] if many else value), "")
-        written = [("T" if one else "F") if isinstance(one, bool) else str(one) for one in (value if many else [value])]
+        written = [
+            ("T" if one else "F") if isinstance(one, bool) else str(one)
+            for one in (value if many else [value])
+        ]
         about = f' type="{kind}"' if kind else ""
-        lines.append(f'<{"v" if many else "i"}{about} name="{name}">{" ".join(written)}</{"v" if many else "i"}>')
+        lines.append(
+            f'<{"v" if many else "i"}{about} name="{name}">{" ".join(written)}</{"v" if many else "i"}>'
+        )
     return "\n".join(lines)
 
 
@@ -270,7 +281,9 @@ def write_vasprun(folder: Path, inputs: Inputs, fail: str) -> None:
     parameters = {**defaults, **inputs.incar, "ENMAX": inputs.encut, "NELECT": inputs.electrons, "LORBIT": 0}
     calculations = []
     for number, step in enumerate(inputs.steps, 1):
-        scf = "".join(f"<scstep>{energy_xml(one)}</scstep>" for one in scf_energies(inputs, step["energy"], fail))
+        scf = "".join(
+            f"<scstep>{energy_xml(one)}</scstep>" for one in scf_energies(inputs, step["energy"], fail)
+        )
         last = bands_xml(int(inputs.incar.get("ISPIN", 1))) if number == len(inputs.steps) else ""
         calculations.append(
             f'<calculation>{scf}{structure_xml(step)}<varray name="forces">{rows(step["forces"])}</varray>'
@@ -302,15 +315,15 @@ def main() -> int:
     folder, began = Path.cwd(), time.monotonic()
     try:
         inputs = read_inputs(folder)
-    except Refused as error:
-        print(f"stand-in refuses: {error}", file=sys.stderr)
+    except RefusedError as error:
+        sys.stderr.write(f"stand-in refuses: {error}\n")
         return 3
-    print(f" running on    1 total cores, vasp.{VERSION} stand-in, k-points {inputs.divisions}")
+    sys.stdout.write(f" running on    1 total cores, vasp.{VERSION} stand-in, k-points {inputs.divisions}\n")
     if fail == "memory":
-        print("slurmstepd: error: Detected 1 oom-kill event, some processes ran out of memory", file=sys.stderr)
+        sys.stderr.write("slurmstepd: error: Detected 1 oom-kill event, some processes ran out of memory\n")
         return 1
     if fail == "exit":
-        print("internal error in a subroutine", file=sys.stderr)
+        sys.stderr.write("internal error in a subroutine\n")
         return 2
     if fail == "kill":
         os.kill(os.getpid(), signal.SIGKILL)

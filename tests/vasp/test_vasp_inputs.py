@@ -41,7 +41,10 @@ def hash_of(**options: Any) -> str:
         ("mp", {"ENCUT": 520, "ISPIN": 2, "PREC": "Accurate", "ALGO": "Fast", "LASPH": True, "ISMEAR": -5}),
         # Zhu et al. (2024), Supplementary Information
         ("wycryst_normal", {"KSPACING": 0.2, "EDIFF": 1e-6, "EDIFFG": -1e-3, "ISMEAR": -5, "ISYM": 2}),
-        ("wycryst_precise", {"ENCUT": 520, "KSPACING": 0.15, "EDIFF": 1e-8, "EDIFFG": -1e-4, "SYMPREC": 1e-5}),
+        (
+            "wycryst_precise",
+            {"ENCUT": 520, "KSPACING": 0.15, "EDIFF": 1e-8, "EDIFFG": -1e-4, "SYMPREC": 1e-5},
+        ),
     ],
 )
 def test_a_preset_writes_its_tags(preset: str, tags: dict[str, Any]) -> None:
@@ -75,7 +78,13 @@ def test_plain_pbe_has_no_u_where_the_materials_project_has() -> None:
 def test_tags_and_k_points_of_the_user_come_last() -> None:
     written = inputs("relax", incar={"encut": 450, "SIGMA": None, "ncore": 4}, kspacing=0.4, max_steps=7)
     tags = written["INCAR"]
-    assert [tags.get(name) for name in ("ENCUT", "SIGMA", "NCORE", "KSPACING", "NSW")] == [450, None, 4, 0.4, 7]
+    assert [tags.get(name) for name in ("ENCUT", "SIGMA", "NCORE", "KSPACING", "NSW")] == [
+        450,
+        None,
+        4,
+        0.4,
+        7,
+    ]
 
 
 def test_settings_know_what_decides_an_energy_and_nothing_else() -> None:
@@ -149,8 +158,14 @@ def test_a_makers_path_is_taken_with_its_options() -> None:
     [
         ({"static_maker": "no.such:Thing"}, "does not import"),
         ({"static_maker": "pathlib:Path"}, "no jobflow Maker"),
-        ({"static_maker": "atomate2.vasp.jobs.core:StaticMaker", "static_maker_options": {"x": 1}}, "does not take"),
-        ({"static_maker": "atomate2.forcefields.jobs:ForceFieldStaticMaker", "kspacing": 0.2}, "holds no VASP"),
+        (
+            {"static_maker": "atomate2.vasp.jobs.core:StaticMaker", "static_maker_options": {"x": 1}},
+            "does not take",
+        ),
+        (
+            {"static_maker": "atomate2.forcefields.jobs:ForceFieldStaticMaker", "kspacing": 0.2},
+            "holds no VASP",
+        ),
     ],
 )
 def test_a_maker_that_does_not_fit_is_told(options: dict[str, Any], words: str) -> None:

@@ -22,7 +22,9 @@ from flows.testing import check_engine, fcc, label
 FAST = {"preset": "fast", "command": command()}
 
 
-def first_job(folder: Path, flow: str = "static", crystal: Structure | None = None, **options: Any) -> dict[str, Any]:
+def first_job(
+    folder: Path, flow: str = "static", crystal: Structure | None = None, **options: Any
+) -> dict[str, Any]:
     """Run the first job of a label in `folder`."""
     built = build_label((crystal or ordered_cuau()).as_dict(), flow, "vasp", {**FAST, **options}, {})
     return run_job_once(built["jobs"][0]["job"], [], str(folder))
@@ -129,7 +131,9 @@ def test_a_relaxation_out_of_steps_goes_on_from_its_last_geometry(tmp_path: Path
     left = Structure.from_file(tmp_path / "a" / "CONTCAR")
     second = first_job(tmp_path / "a", "relax", max_steps=60)
     assert second["ok"]
-    assert second["docs"][0]["output"]["custodian"][0]["corrections"] == [], "nothing of the first try is read again"
+    assert second["docs"][0]["output"]["custodian"][0]["corrections"] == [], (
+        "nothing of the first try is read again"
+    )
     began = Structure.from_file(tmp_path / "a" / "POSCAR.orig.gz")
     assert began.lattice.matrix == pytest.approx(left.lattice.matrix, abs=1e-6)
     assert not np.allclose(left.lattice.matrix, ordered_cuau().lattice.matrix, atol=1e-3)
@@ -157,7 +161,9 @@ def test_what_custodian_changed_is_kept_on_the_label(tmp_path: Path) -> None:
     assert found.steps[0].corrections[0].startswith("Unconverged: ")
 
 
-def test_the_machines_own_tags_may_not_decide_energies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machines_own_tags_may_not_decide_energies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from atomate2 import SETTINGS
 
     monkeypatch.setattr(SETTINGS, "VASP_INCAR_UPDATES", {"NCORE": 2})
