@@ -77,6 +77,7 @@ def label_of(
         n_atoms=len(after),
         energy=last.energy,
         energy_per_atom=last.energy / len(after),
+        mp_correction_per_atom=None if last.mp_correction is None else last.mp_correction / len(after),
         max_force=last.max_force,
         stress_gpa=next((one.stress_gpa for one in reversed(calculations) if one.stress_gpa), None),
         volume=after.volume,

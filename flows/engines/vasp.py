@@ -172,7 +172,12 @@ class VaspEngine:
         """Read the output of one of the makers' jobs."""
         from flows.engines.vasp_outputs import read_task
 
-        return read_task(output)
+        return read_task(output, materials_project=self.on_materials_project_scale)
+
+    @property
+    def on_materials_project_scale(self) -> bool:
+        """Whether energies are comparable with the Materials Project's once they are corrected as its own are."""
+        return self.settings() == VaspEngine(VaspConfig(preset="mp")).settings()
 
     def unsupported(self, elements: Sequence[str]) -> tuple[str, ...]:
         """Return the elements whose POTCAR is missing; none if no POTCAR library is set up here."""

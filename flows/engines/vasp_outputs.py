@@ -10,13 +10,18 @@ from emmet.core.types.enums import TaskState
 
 from flows.causes import OutputParseError
 from flows.engines.ase_maker import plain_structure
+from flows.engines.mp_correction import mp_correction
 from flows.schemas import Calculation
 
 
-def read_task(output: TaskDoc | dict[str, Any]) -> Calculation:
+def read_task(output: TaskDoc | dict[str, Any], *, materials_project: bool = False) -> Calculation:
     """Read a calculation from a TaskDoc.
 
     VASP's stress is in kbar, positive when compressed. The energy is the one extrapolated to zero smearing width.
+
+    Args:
+        output: What a VASP job gave.
+        materials_project: Whether its settings are the Materials Project's, whose corrections are then told.
 
     Raises:
         OutputParseError: Energy or structure are missing or no numbers.
@@ -42,6 +47,7 @@ def read_task(output: TaskDoc | dict[str, Any]) -> Calculation:
         wall_seconds=0.0 if overall is None else float(overall.elapsed_time),
         code_version=f"vasp {task.vasp_version}" if task.vasp_version else "",
         corrections=corrections(task),
+        mp_correction=mp_correction(task) if materials_project else None,
     )
 
 

@@ -277,7 +277,16 @@ def bands_xml(spins: int) -> str:
 
 
 def write_vasprun(folder: Path, inputs: Inputs, fail: str) -> None:
-    defaults = {"NELM": 60, "NSW": 0, "IBRION": -1, "ISIF": 2, "ISPIN": 1, "LORBIT": 0, "EDIFFG": -0.01}
+    defaults = {
+        "GGA": "--",
+        "NELM": 60,
+        "NSW": 0,
+        "IBRION": -1,
+        "ISIF": 2,
+        "ISPIN": 1,
+        "LORBIT": 0,
+        "EDIFFG": -0.01,
+    }
     parameters = {**defaults, **inputs.incar, "ENMAX": inputs.encut, "NELECT": inputs.electrons, "LORBIT": 0}
     calculations = []
     for number, step in enumerate(inputs.steps, 1):
