@@ -65,10 +65,20 @@ class VaspConfig(EngineConfig):
     @field_validator("incar")
     @classmethod
     def _tags(cls, value: dict[str, Any]) -> dict[str, Any]:
-        tags = {str(name).upper(): one for name, one in value.items()}
+        tags = {str(name).upper(): as_number(one) for name, one in value.items()}
         for name in sorted(tags.keys() & SAID_ELSEWHERE.keys()):
             raise ValueError(f"{name} is said by {SAID_ELSEWHERE[name]}")
         return tags
+
+
+def as_number(value: Any) -> Any:
+    """Return a tag's value with numbers written one way: YAML reads 1e-6 as a text, and 520.0 is 520."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class VaspEngine:
@@ -116,7 +126,7 @@ class VaspEngine:
         return {
             "maker": own or getattr(self.preset, f"{kind}_maker"),
             "maker_options": dumped[f"{kind}_maker_options"],
-            "incar": {name: value for name, value in sorted(tags) if name not in NO_ENERGY},
+            "incar": {name: as_number(value) for name, value in sorted(tags) if name not in NO_ENERGY},
         }
 
     def version(self) -> str:

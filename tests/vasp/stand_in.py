@@ -8,7 +8,7 @@ Effective-medium theory knows no electrons: electronic iterations, bands and den
 and nothing is tested on them but that they can be read.
 
 `--fail` scf: no electronic cycle settles; truncate: vasprun.xml is cut; kill: killed by the machine; exit: an error of
-its own; memory: says that memory ran out; die@N: killed after N ionic steps.
+its own; memory: says that memory ran out; die@N: killed after N ionic steps; wait@N: sleeps N seconds first.
 """
 
 from __future__ import annotations
@@ -334,6 +334,8 @@ def main() -> int:
     if fail == "exit":
         sys.stderr.write("internal error in a subroutine\n")
         return 2
+    if fail.startswith("wait@"):
+        time.sleep(float(fail.partition("@")[2]))
     if fail == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     compute(inputs, folder, fail)

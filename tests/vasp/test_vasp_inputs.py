@@ -112,7 +112,8 @@ def test_settings_know_what_decides_an_energy_and_nothing_else() -> None:
 
 
 def test_a_preset_is_resolved_in_settings() -> None:
-    assert hash_of(preset="normal", incar={"ENCUT": 520.0}, kspacing=0.3) == hash_of()
+    assert hash_of(preset="normal", incar={"ENCUT": 520, "EDIFF": "1e-6"}, kspacing=0.3) == hash_of()
+    assert hash_of(incar={"EDIFF": "1e-7"}) == hash_of(incar={"EDIFF": 1e-7}) != hash_of()
 
 
 @pytest.mark.parametrize(

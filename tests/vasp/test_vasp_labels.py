@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from crystals_vasp import ordered_cu3au, ordered_cuau
 from pymatgen.core import Structure
@@ -19,6 +28,7 @@ from flows.job_run import run_job_once
 from flows.schemas import LabelDoc
 from flows.testing import check_engine, fcc, label
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 FAST = {"preset": "fast", "command": command()}
 
 
@@ -173,6 +183,51 @@ def test_the_machines_own_tags_may_not_decide_energies(
     failure = first_job(tmp_path / "b")["failure"]
     assert failure["cause"] == "missing_setup"
     assert "changes ENCUT" in failure["message"]
+
+
+def running_in(folder: Path) -> list[psutil.Process]:
+    """Return the processes whose working directory is a folder."""
+    found = []
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if one.cwd() == str(folder) and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one)
+    return found
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv of util-linux")
+def test_vasp_ends_with_its_worker(tmp_path: Path) -> None:
+    """custodian starts it in a session of its own, out of reach of what ends the worker's."""
+    built = build_label(
+        ordered_cuau().as_dict(), "static", "vasp", {**FAST, "command": command("wait@120")}, {}
+    )
+    (tmp_path / "job.json").write_text(json.dumps(built["jobs"][0]["job"]))
+    places = [repr(str(tmp_path / name)) for name in ("job.json", "a")]
+    run = (
+        "import json, pathlib; from flows.job_run import run_job_once; "
+        f"run_job_once(json.loads(pathlib.Path({places[0]}).read_text()), [], {places[1]})"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", run], env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    try:
+        wait_until(
+            lambda: any(
+                one.name().startswith("python") for one in running_in(tmp_path / "a") if one.pid != worker.pid
+            )
+        )
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        wait_until(lambda: not running_in(tmp_path / "a"))
+    finally:
+        worker.kill()
+        for one in running_in(tmp_path / "a"):
+            one.kill()
+
+
+def wait_until(holds: Callable[[], bool], at_most_s: float = 60.0) -> None:
+    end = time.monotonic() + at_most_s
+    while not holds():
+        assert time.monotonic() < end, "this takes too long"
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
