@@ -100,6 +100,8 @@ class VaspJobMaker(Maker):
             write_input_set_kwargs={**self.maker.write_input_set_kwargs, "apply_incar_updates": False},
             run_vasp_kwargs={"handlers": DEFAULT_HANDLERS, **run, **self.maker.run_vasp_kwargs},
             task_document_kwargs={**document, **self.maker.task_document_kwargs},
+            # what did not converge is a failure, whatever the machine's own atomate2 settings say
+            stop_children_kwargs={"handle_unsuccessful": "error"},
         )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import yaml
-from command_line import Ran, process
+from command_line import Ran, process, start
 from pymatgen.core import Composition, Lattice, Structure
 from vasp_machine import command, write_potcars
 
+from campaign.errors import CampaignError
 from campaign.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -38,7 +42,7 @@ def write_reference(folder: Path) -> Path:
     return file
 
 
-def write_campaign(folder: Path, hull: str, preset: str) -> Path:
+def write_campaign(folder: Path, hull: str, preset: str, launch_line: str = "") -> Path:
     document = {
         "name": "vasp",
         "seed": 5,
@@ -50,7 +54,7 @@ def write_campaign(folder: Path, hull: str, preset: str) -> Path:
         "labels": {
             "flow": "relax_static",
             "engine": "vasp",
-            "engine_options": {"preset": preset, "command": command()},
+            "engine_options": {"preset": preset, "command": launch_line or command()},
             "hull": hull,
         },
         "learn": {"heads": [{"kind": "components:ElementHead"}], "discriminators": []},
@@ -131,3 +135,39 @@ def test_labels_on_the_hull_of_the_materials_project(tmp_path: Path) -> None:
         assert result["formation_energy_per_atom"] == pytest.approx(formation, abs=1e-6)
         assert result["e_above_hull"] == pytest.approx(formation - hull, abs=1e-6)
         assert one["judged_on"] == {"hull": "materials_project", "settings_hash": one["settings_hash"]}
+
+
+def done_labels(run: RunFolder) -> int:
+    try:
+        with run.store() as store:
+            return len(list(store.query("labels", {"state": "done"})))
+    except CampaignError:  # not there yet
+        return 0
+
+
+def test_a_killed_campaign_goes_on_with_its_labels(tmp_path: Path) -> None:
+    """VASP's processes end with their workers, and their half-written folders are tried again."""
+    library = str(write_potcars(tmp_path / "potcars"))
+    file = write_campaign(tmp_path, "engine", "fast", command("wait@2"))
+    run = RunFolder(tmp_path / "vasp")
+    driver = start("launch", file, PMG_VASP_PSP_DIR=library)
+    end = time.monotonic() + 300
+    try:
+        while done_labels(run) == 0:
+            assert driver.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.2)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    ran = process("resume", run.path, timeout_s=600, PMG_VASP_PSP_DIR=library)
+    assert ran.code == 0, ran.err[-3000:]
+    with run.store() as store:
+        labels = list(store.query("labels"))
+    assert [one["state"] for one in labels] == ["done"] * 5
+    causes = {try_["cause"] for one in labels for try_ in one["attempts"]}
+    assert causes <= {None, "node_lost"}
+    computed = [
+        path.parent for path in Path(run.work).rglob("OUTCAR.gz") if not path.parent.name.startswith("try-")
+    ]
+    assert len(computed) == 2 * 5

@@ -128,6 +128,7 @@ def test_a_failure_has_its_cause_and_vasps_own_words(
     assert words in failure["message"]
 
 
+@pytest.mark.slow
 def test_an_scf_that_custodian_cannot_mend_is_typed(tmp_path: Path) -> None:
     failure = first_job(tmp_path / "a", command=command("scf"))["failure"]
     assert failure["cause"] == "scf_not_converged", failure
