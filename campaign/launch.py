@@ -22,6 +22,7 @@ from campaign.components import (
     spec_of,
 )
 from campaign.config import (
+    RESUMABLE,
     CampaignConfig,
     changes,
     config_document,
@@ -157,7 +158,9 @@ def _drive(
         state = decider.make_labels(index, chosen, state)
     _end_orphans(campaign)
     status, reason = CampaignStatus.STOPPED, "interrupted"
-    pools = open_pools(load_site(config.site, folder.path), folder.logs, pool_kind)
+    site = load_site(config.site, folder.path)
+    cores = site.pools.dft.cores_per_worker
+    pools = open_pools(site, folder.logs, pool_kind)
     try:
         store.set_fields(
             "campaigns",
@@ -167,7 +170,7 @@ def _drive(
         driver = Driver(
             store=store,
             pools=pools,
-            book=OrderBook(store, config, spec, model_roles(config), folder, reference_path),
+            book=OrderBook(store, config, spec, model_roles(config), folder, reference_path, cores),
             recorder=Recorder(store, config.name, spec),
             decider=decider,
             folder=folder,
@@ -305,7 +308,7 @@ def _edited(old: CampaignConfig, new: CampaignConfig, origin: Path) -> CampaignC
         raise ConfigError(
             f"{origin}: {key} changed from {before!r}{more}: it would change what the campaign's labels mean",
             value=after,
-            allowed="changes of site, stop, store, labels.max_attempts",
+            allowed="changes of " + ", ".join(sorted(RESUMABLE)),
             cure="undo the change, or launch a new campaign",
         )
     return new

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, kpts2sizeandoffsets
 
-from flows.job_context import cores_held
+from flows.cures import ALGORITHM_ITERATIONS, MIXING_ITERATIONS, Cure
+from flows.job_context import cores_held, cures
 
 SHIFT = 0.05
 """Relative change of the cut-off for the derivative."""
@@ -38,6 +40,10 @@ SYMMETRIES: tuple[dict[str, bool], ...] = (
 symmetric to 1e-10, which strained cells are not always; then the next is taken. The energy does not depend on it."""
 SYMMETRY_ERRORS = frozenset({"SymmetryAnalysisBug", "SymmetryBrokenError"})
 """GPAW's exceptions for crystals whose symmetry it finds and cannot use."""
+SLOW_MIXER = {"name": "pulay", "beta": 0.02, "nmaxold": 8, "weight": 100.0}
+"""Pulay's mixing with little of the new density, for those that slosh, instead of GPAW's own choice, MSR1."""
+OTHER_EIGENSOLVER = {"name": "davidson"}
+"""Instead of GPAW's own choice, conjugate gradients by projection."""
 MOMENT = 1.0
 """Initial moment of every atom in a spin-polarised calculation whose structure has none [µB]."""
 
@@ -145,10 +151,10 @@ class FixedCutoffGpaw(Calculator):
                 "density": settings["converge_density"],
                 "eigenstates": settings["converge_eigenstates_ev2"],
             },
-            maxiter=self._max_scf,
             spinpol=settings["spinpol"],
             symmetry=self._symmetries[0],
             txt=str(self._folder / log),
+            **_cycle(self._max_scf, cures()),
         )
 
     def _bare(self, atoms: Atoms) -> Atoms:
@@ -158,6 +164,16 @@ class FixedCutoffGpaw(Calculator):
             moments = atoms.get_initial_magnetic_moments()
             bare.set_initial_magnetic_moments(moments if moments.any() else np.full(len(atoms), MOMENT))
         return bare
+
+
+def _cycle(max_scf: int, cured: AbstractSet[Cure]) -> dict[str, Any]:
+    """Return how the electronic cycle is run, which changes what it takes and not what it gives."""
+    options: dict[str, Any] = {"maxiter": max_scf}
+    if Cure.SLOW_MIXING in cured:
+        options |= {"mixer": dict(SLOW_MIXER), "maxiter": MIXING_ITERATIONS * max_scf}
+    if Cure.OTHER_ALGORITHM in cured:
+        options |= {"eigensolver": dict(OTHER_EIGENSOLVER), "maxiter": ALGORITHM_ITERATIONS * max_scf}
+    return options
 
 
 @contextlib.contextmanager
