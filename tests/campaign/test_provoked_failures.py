@@ -46,7 +46,7 @@ def cures(label: dict[str, Any]) -> list[list[str]]:
 def test_too_few_electronic_iterations_are_cured_by_mixing_less_and_iterating_more(tmp_path):
     pytest.importorskip("gpaw")
     label = labelled(
-        tmp_path, engine="gpaw", engine_options={**GPAW, "converge_density": 1e-5, "max_scf": 10}
+        tmp_path, engine="gpaw", engine_options={**GPAW, "converge_density": 1e-5, "max_scf": 12}
     )
     assert label["state"] == "done"
     assert causes(label)[0] == "scf_not_converged"
