@@ -57,9 +57,8 @@ def waits(record: Record, unfinished: Collection[str], failed: Collection[str]) 
         failed: Those that will never be done. Whoever needs one never runs, unless its record says `runs_without`
             (jobflow's jobs that take a missing input for nothing).
     """
-    needed = needs(record)
     return any(
-        parent in unfinished and (parent in needed or parent not in failed)
+        parent in unfinished and (parent not in failed or parent in needs(record))
         for parent in record["parents"]
         if parent != record["uuid"]
     )
