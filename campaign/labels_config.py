@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from campaign.config_block import Block
 
-SUMMARIES = frozenset({"phonon", "elastic", "equation_of_state"})
+SUMMARIES = frozenset({"phonon", "elastic", "equation_of_state", "electronic"})
 """Fields of a label that only some flows fill."""
 
 JUDGED = frozenset({"formation_energy_per_atom", "e_above_hull", "stable"})

@@ -26,10 +26,12 @@ def settings_of(
     """Return what decides the meaning of a label: never cores, commands, folders or numbers of tries.
 
     Raises:
-        FlowsError: The flow or engine is unknown or mis-optioned.
+        FlowsError: The flow or engine is unknown or mis-optioned, or the engine cannot do what the flow needs.
     """
     maker = build(flow, LABEL_FLOWS, "label flow", flow_options)
     found = build(engine, ENGINES, "engine", engine_options)
+    if hasattr(maker, "refuse"):  # before a campaign begins rather than when its first label does
+        maker.refuse(found, engine)
     return {
         "flow": flow,
         "flow_options": maker.config.model_dump(mode="json"),
