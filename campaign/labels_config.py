@@ -12,7 +12,7 @@ from campaign.failures import POLICIES, Policy
 from flows.cures import Cure
 from flows.schemas import FailureCause
 
-SUMMARIES = frozenset({"phonon", "elastic", "equation_of_state"})
+SUMMARIES = frozenset({"phonon", "elastic", "equation_of_state", "electronic"})
 """Fields of a label that only some flows fill."""
 
 JUDGED = frozenset({"formation_energy_per_atom", "e_above_hull", "stable"})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flows.building import job_records
 from flows.causes import failure_of
 from flows.cures import Cure
+from flows.current_job import one_current_job_for_each_thread
 from flows.errors import JobFolderError
 from flows.job_context import cores_held, inside
 from flows.job_files import locked, read_result, write_failure, write_result
@@ -103,6 +104,7 @@ def _run(job_document: Document, upstream: Sequence[Mapping[str, Any]], folder: 
         named = job_document["function"]
         raise ImportError(f"this worker cannot import {named.get('@module')}.{named.get('@callable')}")
     store = _store_of(job, upstream)
+    one_current_job_for_each_thread()
     response = job.run(store=store, job_dir=folder)
     made = {"job_uuid": job.uuid, "job_index": job.index}
     return {

@@ -90,7 +90,7 @@ class FixedCutoffGpaw(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         bare = self._bare(self.atoms)
-        with _threads_held():
+        with threads_held():
             self._settle(bare)
             found: dict[str, Any] = {
                 "energy": float(self._gpaw.get_potential_energy(bare)),
@@ -104,6 +104,11 @@ class FixedCutoffGpaw(Calculator):
             if "magmoms" in wanted:
                 found["magmoms"] = np.array(self._gpaw.get_magnetic_moments(bare))
         self.results.update(found)
+
+    @property
+    def gpaw(self) -> Any:
+        """GPAW itself, self-consistent after `calculate`, for what ASE's interface does not offer."""
+        return self._gpaw
 
     def _settle(self, atoms: Atoms) -> None:
         """Bring GPAW to self-consistency, with less symmetry if it cannot use all that it finds."""
@@ -177,7 +182,7 @@ def _cycle(max_scf: int, cured: AbstractSet[Cure]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _threads_held() -> Iterator[None]:
+def threads_held() -> Iterator[None]:
     """Keep BLAS and OpenMP to this worker's cores where the environment came too late to say so."""
     from threadpoolctl import threadpool_limits
 
