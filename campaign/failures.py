@@ -7,8 +7,8 @@ from collections.abc import Sequence
 FREE_CAUSES = frozenset({"node_lost", "walltime"})
 """The machine's fault: tried again without using up an attempt."""
 
-HOPELESS_CAUSES = frozenset({"bad_geometry"})
-"""The crystal's fault: the same again would fail the same way."""
+HOPELESS_CAUSES = frozenset({"bad_geometry", "cancelled"})
+"""The crystal's fault, where the same again would fail the same way; or a person's wish."""
 
 MOST_FREE_TRIES = 20
 """A job that takes its node down every time has to end some day."""

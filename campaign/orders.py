@@ -9,7 +9,7 @@ from typing import Any
 from campaign import tasks
 from campaign.actions import Action, BuildLabel, RunJob, Sample, Score, Screen, Train
 from campaign.config import CampaignConfig
-from campaign.documents import derive_seed
+from campaign.documents import LabelStatus, derive_seed
 from campaign.plan import Spec
 from campaign.run_folder import RunFolder
 from campaign.state import CampaignState
@@ -168,7 +168,31 @@ class OrderBook:
             *self.store.query("data", {"job_uuid": {"$in": uuids}}),
         ]
         folder = self.folder.work / action.label / f"{action.job}-{action.index}"
-        return {"job": record["job"], "upstream": upstream, "work_dir": str(folder)}
+        about = self._about(action, record["name"], state)
+        return {"job": record["job"], "upstream": upstream, "work_dir": str(folder), "about": about}
+
+    def _about(self, action: RunJob, name: str, state: CampaignState) -> dict[str, Any]:
+        """Return what a pool that outlives the driver has to know of a job: whose it is, which try, how urgent."""
+        label = state.labels[action.label]
+        stored = self.store.get("labels", action.label) or {"attempts": []}
+        tries = [
+            one for one in stored["attempts"] if (one["job"], one["index"]) == (action.job, action.index)
+        ]
+        return {
+            "campaign": self.config.name,
+            "launched": (self.store.get("campaigns", self.config.name) or {}).get("created", ""),
+            "label": label.id,
+            "candidate": label.candidate_id,
+            "formula": label.formula,
+            "purpose": label.purpose,
+            "round": label.round,
+            "rank": label.rank,
+            "begun": label.state == LabelStatus.RUNNING,
+            "job": action.job,
+            "index": action.index,
+            "name": name,
+            "attempt": len(tries) + 1,
+        }
 
     def _train(self, action: Train, state: CampaignState) -> dict[str, Any]:
         role, learn = self.roles[action.model], self.config.learn

@@ -25,6 +25,8 @@ class FailureCause(StrEnum):
     """The crystal cannot be computed: atoms on top of one another, a flat cell, an element without setup."""
     PARSE_ERROR = "parse_error"
     """The engine ran, but its output cannot be read."""
+    CANCELLED = "cancelled"
+    """A person took it out of the queue."""
     UNKNOWN = "unknown"
     """Anything else; see the message."""
 
