@@ -17,8 +17,11 @@ import yaml
 from command_line import environment
 from pymatgen.core import Lattice, Structure
 
-from campaign.parallel.fireworks_config import LaunchPadConfig
+from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
+from campaign.parallel.fireworks_pool import FireworksPools
 from campaign.parallel.launchpad import ABOUT
+from campaign.parallel.pools import ThreadPools
+from campaign.site import PoolSize
 from flows.run import build_label
 
 COPPER = Structure(Lattice.cubic(3.7), ["Cu"] * 4, [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
@@ -89,6 +92,21 @@ class Site:
         """Return the spec of an order's Firework once it is there."""
         found = self.db.fireworks.find_one({f"spec.{ABOUT}.label": order["about"]["label"]})
         return None if found is None else found["spec"]
+
+
+def opened(site: Site, **more: Any) -> FireworksPools:
+    """Return pools whose labels go to the site's LaunchPad, quick to notice things."""
+    config = FireworksPoolConfig.model_validate(
+        {
+            "launchpad": site.launchpad,
+            "category": "dft",
+            "poll_seconds": 0.2,
+            "lost_after_seconds": 3.0,
+            **more,
+        }
+    )
+    sizes = {name: PoolSize(workers=1, cores_per_worker=1) for name in ("gpu", "cpu")}
+    return FireworksPools(config, lambda: ThreadPools(sizes), site.folder / "logs")
 
 
 def order_of(folder: Path, options: dict[str, Any] | None = None, log: Path | None = None) -> dict[str, Any]:

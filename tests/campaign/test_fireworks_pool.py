@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fireworks_site import Site, Worker, executions, order_of, orders_of, until
+from fireworks_site import Site, Worker, executions, opened, order_of, orders_of, until
 
 from campaign import doctor
 from campaign.errors import SiteError
 from campaign.parallel.fireworks_config import FireworksPoolConfig
-from campaign.parallel.fireworks_pool import FireworksPools, job_key, spec_of
+from campaign.parallel.fireworks_pool import job_key, spec_of
 from campaign.parallel.fireworks_verdicts import priority, verdict
 from campaign.parallel.launchpad import ABOUT, Board, Sight
-from campaign.parallel.pools import ThreadPools, classify_exception
-from campaign.site import PoolSize, load_site
+from campaign.parallel.pools import classify_exception
+from campaign.site import load_site
 from campaign.tasks import run_job
 
 pytestmark = pytest.mark.timeout(180)
@@ -39,20 +39,6 @@ def workers(site: Site) -> Iterator[list[Worker]]:
     yield started
     for worker in started:
         worker.end()
-
-
-def opened(site: Site, **more: Any) -> FireworksPools:
-    config = FireworksPoolConfig.model_validate(
-        {
-            "launchpad": site.launchpad,
-            "category": "dft",
-            "poll_seconds": 0.2,
-            "lost_after_seconds": 3.0,
-            **more,
-        }
-    )
-    sizes = {name: PoolSize(workers=1, cores_per_worker=1) for name in ("gpu", "cpu")}
-    return FireworksPools(config, lambda: ThreadPools(sizes), site.folder / "logs")
 
 
 def same(result: dict[str, Any]) -> dict[str, Any]:
