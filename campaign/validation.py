@@ -8,7 +8,7 @@ from pathlib import Path
 from campaign.components import check_components, expected_load, reference_of, spec_of
 from campaign.config import CampaignConfig, load_config
 from campaign.errors import ComponentError
-from campaign.parallel.fireworks_config import FireworksPoolConfig
+from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
 from campaign.parallel.pooling import site_sizes
 from campaign.run_folder import default_run_folder, located_store
 from campaign.site import Site, load_site
@@ -72,6 +72,11 @@ def validate(file: Path) -> Iterator[str]:
     if isinstance(dft, FireworksPoolConfig):
         slots += f", dft {dft.slots} on FireWorks"
     yield f"site {config.site}: slots {slots}"
+    if isinstance(dft, FireworksPoolConfig) and isinstance(dft.launchpad, LaunchPadConfig):
+        from campaign.parallel.launchpad import Board
+
+        Board(dft.launchpad).close()
+        yield f"LaunchPad: {dft.launchpad.where()} answers"
     if config.store.kind == "mongodb":
         with CampaignStore.open(located_store(config), base, read_only=True):
             yield "store: the MongoDB server answers"

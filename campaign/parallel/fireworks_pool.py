@@ -102,6 +102,7 @@ class FireworksPools:
         self._config = config
         self._board = Board(config.launchpad)
         try:
+            self._board.prepare()
             self._workers = open_workers()
         except BaseException:
             self._board.close()

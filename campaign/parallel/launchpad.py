@@ -49,7 +49,7 @@ class Board:
 
     Raises:
         SiteError: fireworks is not installed or runs on a stand-in for MongoDB, the server does not answer or does
-            not let us write, or the LaunchPad was never set up.
+            not let us in, or the LaunchPad was never set up.
     """
 
     def __init__(self, config: LaunchPadConfig) -> None:
@@ -61,12 +61,6 @@ class Board:
                     "the LaunchPad was never set up", value=self.where,
                     cure="once: lpad -l my_launchpad.yaml reset",
                 )  # fmt: skip
-            # One Firework per try of a job, held by the server itself; and quick to find.
-            self._launchpad.fireworks.create_index(
-                f"spec.{ABOUT}.key",
-                unique=True,
-                partialFilterExpression={f"spec.{ABOUT}.key": {"$exists": True}},
-            )
         except Exception as error:
             self.close()
             if isinstance(error, SiteError):
@@ -74,6 +68,24 @@ class Board:
             raise SiteError(
                 "the LaunchPad does not answer", value=f"{self.where}: {_first_words(error)}",
                 cure="start its MongoDB, or correct pools.dft.launchpad of the site",
+            ) from error  # fmt: skip
+
+    def prepare(self) -> None:
+        """Have the server itself see to it that a try of a job has one Firework, and find it quickly.
+
+        Raises:
+            SiteError: The LaunchPad's user may not write.
+        """
+        from pymongo.errors import PyMongoError
+
+        name = f"spec.{ABOUT}.key"
+        only = {name: {"$exists": True}}
+        try:
+            self._launchpad.fireworks.create_index(name, unique=True, partialFilterExpression=only)
+        except PyMongoError as error:
+            raise SiteError(
+                "the LaunchPad does not let the driver write", value=f"{self.where}: {_first_words(error)}",
+                cure="give the user of its my_launchpad.yaml the role readWrite",
             ) from error  # fmt: skip
 
     def find(self, key: str) -> Sight | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -72,7 +73,8 @@ class Site:
         (folder / "my_fworker.yaml").write_text(
             yaml.safe_dump({"name": f"worker-{number}", "category": category, "query": "{}"})
         )
-        command = [sys.executable, "-m", "fireworks.scripts.rlaunch_run", "-l", str(self.file)]
+        command = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []  # dies with the tests
+        command += [sys.executable, "-m", "fireworks.scripts.rlaunch_run", "-l", str(self.file)]
         command += ["-w", "my_fworker.yaml", "rapidfire", "--nlaunches", "infinite", "--sleep", "1"]
         variables = environment(FW_CONFIG_FILE=str(self.settings), HOME=str(folder), **extra)
         with (folder / "log").open("ab") as log:

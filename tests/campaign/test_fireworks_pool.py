@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mongo_server
 import pytest
+from command_line import campaign
 from fireworks_site import Site, Worker, executions, opened, order_of, orders_of, until
+from test_driver import small_campaign
 
 from campaign import doctor
 from campaign.errors import SiteError
@@ -348,6 +351,64 @@ def test_a_launchpad_that_does_not_answer_is_told_at_the_start(site: Site) -> No
         opened(site, launchpad=away)
     with pytest.raises(SiteError, match=r"never set up.*lpad"):
         opened(site, launchpad={**site.launchpad, "name": "empty"})
+
+
+def test_validate_asks_the_launchpad(site: Site, tmp_path: Path) -> None:
+    file = small_campaign(tmp_path, site="site.yaml")
+    _site_file(tmp_path, site.launchpad, slots=4)
+    ran = campaign("validate", file)
+    assert ran.code == 0, ran.err
+    assert "dft 4 on FireWorks" in ran.out
+    assert f"LaunchPad: {site.config.where()} answers" in ran.out
+    _site_file(tmp_path, {**site.launchpad, "name": "empty"})
+    assert "the LaunchPad was never set up" in campaign("validate", file).error
+
+
+def test_an_outage_of_the_launchpad_costs_nothing(mongod: Any, tmp_path: Path) -> None:
+    binary = mongo_server.find_mongod()
+    assert binary is not None
+    (tmp_path / "data").mkdir()
+    server = mongo_server.start(binary, tmp_path / "data", mongo_server.free_port())
+    site = Site(server.uri, "outage", tmp_path)
+    quick = {**site.launchpad, "mongoclient_kwargs": {"serverSelectionTimeoutMS": 300}}
+    pools, log = opened(site, launchpad=quick), tmp_path / "log.jsonl"
+    order = orders_of(tmp_path, 1, log, sleep_s=6.0)[0]
+    future = pools.submit("dft", run_job, order)
+    worker = site.worker()
+    until(lambda: executions(log), 60)
+    mongo_server.kill(server)
+    time.sleep(4)  # longer than the silence that is suffered
+    later = pools.submit("dft", run_job, order_of(tmp_path / "later"))
+    server = mongo_server.start(binary, tmp_path / "data", server.port)
+    assert future.result(60)["ok"]
+    assert later.result(60)["ok"]
+    assert site.states(order) == ["COMPLETED"]
+    assert len(executions(log)) == 1
+    pools.close(cancel=True)
+    worker.end()
+    mongo_server.kill(server)
+
+
+def test_a_launchpad_that_stays_away_ends_the_driver(
+    mongod: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("campaign.parallel.fireworks_pool.OUTAGE_S", 1.0)
+    binary = mongo_server.find_mongod()
+    assert binary is not None
+    (tmp_path / "data").mkdir()
+    server = mongo_server.start(binary, tmp_path / "data", mongo_server.free_port())
+    site = Site(server.uri, "outage", tmp_path)
+    quick = {**site.launchpad, "mongoclient_kwargs": {"serverSelectionTimeoutMS": 300}}
+    pools, order = opened(site, launchpad=quick), order_of(tmp_path)
+    future = pools.submit("dft", run_job, order)
+    until(lambda: site.fw_ids(order))
+    mongo_server.kill(server)
+    error = future.exception(20)
+    assert error is not None
+    assert classify_exception(error)[0] == "node_lost"
+    with pytest.raises(SiteError, match=r"has not answered.*then campaign resume"):
+        pools.submit("dft", run_job, order)
+    pools.close(cancel=True)
 
 
 @pytest.mark.slow
