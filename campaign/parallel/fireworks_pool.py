@@ -121,13 +121,13 @@ class FireworksPools:
         """Run `function(*args)` in `pool`; in `dft` the function is `campaign.tasks.run_job` with its order.
 
         Raises:
-            SiteError: The LaunchPad has been away for too long.
+            SiteError: The LaunchPad has been away for too long, or cannot be read.
         """
         if pool != POOL:
             return self._workers.submit(pool, function, *args)
         if self._lost:
             raise SiteError(
-                self._lost, value=self._board.where, cure="start its MongoDB, then campaign resume"
+                self._lost, value=self._board.where, cure="mend or start its MongoDB, then campaign resume"
             )
         (order,) = args
         if function.__name__ != "run_job":
@@ -189,6 +189,8 @@ class FireworksPools:
                 self._answered = time.monotonic()
             except PyMongoError as error:
                 self._away(error)
+            except Exception as error:  # documents that are not as FireWorks writes them
+                self._give_up(f"the LaunchPad cannot be read: {type(error).__name__}: {error}", error)
 
     def _add(self, entry: _Entry) -> None:
         """Make the entry's Firework, or adopt the one that an earlier driver made."""
@@ -270,9 +272,15 @@ class FireworksPools:
             entry.since = now
         self._log.warning("LaunchPad: %s", " ".join(f"{type(error).__name__}: {error}".split())[:300])
         if now - self._answered > OUTAGE_S:
-            self._lost = f"the LaunchPad has not answered for {OUTAGE_S / 60:.0f} minutes"
-            for entry in self._open():
-                settle(entry.future, error=PoolLostError(self._lost))
+            self._give_up(f"the LaunchPad has not answered for {OUTAGE_S / 60:.0f} minutes", error)
+
+    def _give_up(self, why: str, error: Exception) -> None:
+        """End every open job as lost with the pool; the next submission ends the driver."""
+        self._lost = why
+        for entry in self._open():
+            lost = PoolLostError(why)
+            lost.__cause__ = error
+            settle(entry.future, error=lost)
 
 
 @contextlib.contextmanager

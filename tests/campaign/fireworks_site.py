@@ -33,6 +33,12 @@ class Worker:
     """One `rlaunch rapidfire` process."""
 
     process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has begun to look for Fireworks."""
+        return "Sleeping for" in self.log.read_text()
 
     @property
     def pid(self) -> int:
@@ -76,9 +82,11 @@ class Site:
         command = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []  # dies with the tests
         command += [sys.executable, "-m", "fireworks.scripts.rlaunch_run", "-l", str(self.file)]
         command += ["-w", "my_fworker.yaml", "rapidfire", "--nlaunches", "infinite", "--sleep", "1"]
-        variables = environment(FW_CONFIG_FILE=str(self.settings), HOME=str(folder), **extra)
+        named = {"FW_CONFIG_FILE": str(self.settings), "HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+        variables = environment(**named, **extra)
         with (folder / "log").open("ab") as log:
-            return Worker(subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=log))
+            process = subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=log)
+        return Worker(process, folder / "log")
 
     def fw_ids(self, order: dict[str, Any]) -> list[int]:
         """Return the Fireworks of an order's job, tries in their order."""

@@ -161,7 +161,7 @@ def test_a_driver_and_a_worker_are_killed_and_nothing_is_lost_or_done_twice(
         launch(calm(tmp_path / "here", log), run_dir=None, pools="threads", progress=quiet()).folder
     )
     log.unlink()
-    file = with_site(calm(tmp_path / "there", log), site, lost_after_seconds=3.0)
+    file = with_site(calm(tmp_path / "there", log), site, lost_after_seconds=5.0)
     driver = command_line.start("launch", file, "--pools", "threads")
     until(lambda: len(executions(tmp_path)) == 3, 120)
     driver.kill()

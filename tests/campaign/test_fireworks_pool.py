@@ -39,6 +39,7 @@ def site(mongod: Any, tmp_path_factory: pytest.TempPathFactory) -> Site:
 def workers(site: Site) -> Iterator[list[Worker]]:
     """Two `rlaunch rapidfire` processes."""
     started = [site.worker(), site.worker()]
+    until(lambda: all(worker.ready for worker in started), 60)
     yield started
     for worker in started:
         worker.end()
@@ -76,7 +77,7 @@ def test_two_workers_run_every_job_once_and_large_orders_pass(
 ) -> None:
     pools = opened(site)
     log = tmp_path / "log.jsonl"
-    orders = orders_of(tmp_path, 8, log)
+    orders = orders_of(tmp_path, 8, log, sleep_s=0.3)
     ballast = {
         "uuid": "other",
         "index": 1,
@@ -407,6 +408,19 @@ def test_a_launchpad_that_stays_away_ends_the_driver(
     assert error is not None
     assert classify_exception(error)[0] == "node_lost"
     with pytest.raises(SiteError, match=r"has not answered.*then campaign resume"):
+        pools.submit("dft", run_job, order)
+    pools.close(cancel=True)
+
+
+def test_a_launchpad_that_cannot_be_read_ends_the_driver(site: Site, tmp_path: Path) -> None:
+    pools, order = opened(site, category="never"), order_of(tmp_path)
+    future = pools.submit("dft", run_job, order)
+    fw_id = until(lambda: site.fw_ids(order))[0]
+    site.db.fireworks.update_one({"fw_id": fw_id}, {"$unset": {"state": ""}})
+    error = future.exception(20)
+    assert error is not None
+    assert classify_exception(error)[0] == "node_lost"
+    with pytest.raises(SiteError, match="cannot be read: KeyError"):
         pools.submit("dft", run_job, order)
     pools.close(cancel=True)
 
