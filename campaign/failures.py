@@ -28,9 +28,10 @@ POLICIES: Mapping[str, Policy] = {
     # The machine's fault. A job that takes its node down every time has to end some day all the same.
     FailureCause.WALLTIME: Policy(6, (Cure.MORE_TIME,)),
     FailureCause.NODE_LOST: Policy(20),
-    # The same again would fail the same way.
+    # The same again would end the same way.
     FailureCause.BAD_GEOMETRY: Policy(1),
     FailureCause.MISSING_SETUP: Policy(1),
+    FailureCause.CANCELLED: Policy(1),
     FailureCause.CODE_CRASHED: Policy(),
     FailureCause.PARSE_ERROR: Policy(),
     FailureCause.UNKNOWN: Policy(),

@@ -41,7 +41,7 @@ from campaign.recording import Recorder
 from campaign.recovery import project, retry_failed, sweep, unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
 from campaign.run_folder import RunFolder, default_run_folder, find_run
-from campaign.site import load_site
+from campaign.site import PoolConfig, load_site
 from campaign.store import CampaignStore, embedded_path
 from campaign.validation import check_engine
 from campaign.views.progress import Progress
@@ -159,7 +159,7 @@ def _drive(
     _end_orphans(campaign)
     status, reason = CampaignStatus.STOPPED, "interrupted"
     site = load_site(config.site, folder.path)
-    cores = site.pools.dft.cores_per_worker
+    cores = site.pools.dft.cores_per_worker if isinstance(site.pools.dft, PoolConfig) else 1
     pools = open_pools(site, folder.logs, pool_kind)
     try:
         store.set_fields(

@@ -10,7 +10,7 @@ from typing import Any
 from campaign import tasks
 from campaign.actions import Action, BuildLabel, RunJob, Sample, Score, Screen, Train
 from campaign.config import CampaignConfig
-from campaign.documents import derive_seed, now
+from campaign.documents import LabelStatus, derive_seed, now
 from campaign.failures import allowance, causes_of, cures_for
 from campaign.plan import Spec
 from campaign.run_folder import RunFolder
@@ -175,6 +175,7 @@ class OrderBook:
         attempts = (self.store.get("labels", action.label) or {}).get("attempts", [])
         causes, policies = causes_of(attempts, action.job, action.index), self.config.labels.policies()
         hours, memory_gb = self.config.labels.job_hours, self.config.labels.job_memory_gb
+        tries = sum((one["job"], one["index"]) == (action.job, action.index) for one in attempts)
         return {
             "job": record["job"],
             "upstream": upstream,
@@ -182,6 +183,7 @@ class OrderBook:
             "cures": [cure.value for cure in cures_for(causes, policies)],
             "seconds": allowance(hours and hours * 3600, Cure.MORE_TIME, causes, policies),
             "memory_gb": allowance(memory_gb, Cure.MORE_MEMORY, causes, policies),
+            "about": self._about(action, record["name"], tries + 1, state),
         }
 
     def _job_folder(self, action: RunJob) -> Path:
@@ -194,6 +196,25 @@ class OrderBook:
             "ended": now(),
             "wall_seconds": waited_s,
             "core_hours": waited_s * self.cores_per_job / 3600,
+        }
+
+    def _about(self, action: RunJob, name: str, attempt: int, state: CampaignState) -> dict[str, Any]:
+        """Return what a pool that outlives the driver has to know of a job: whose it is, which try, how urgent."""
+        label = state.labels[action.label]
+        return {
+            "campaign": self.config.name,
+            "launched": (self.store.get("campaigns", self.config.name) or {}).get("created", ""),
+            "label": label.id,
+            "candidate": label.candidate_id,
+            "formula": label.formula,
+            "purpose": label.purpose,
+            "round": label.round,
+            "rank": label.rank,
+            "begun": label.state == LabelStatus.RUNNING,
+            "job": action.job,
+            "index": action.index,
+            "name": name,
+            "attempt": attempt,
         }
 
     def _train(self, action: Train, state: CampaignState) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class FailureCause(StrEnum):
     """The code's own process was killed or ended with an error that says nothing better."""
     PARSE_ERROR = "parse_error"
     """The engine ran, but its output is torn or cannot be read."""
+    CANCELLED = "cancelled"
+    """A person took it out of the queue."""
     UNKNOWN = "unknown"
     """Anything else; see the message."""
 

@@ -67,7 +67,7 @@ def test_campaign_imports_models_and_flows_only_when_a_function_needs_them() -> 
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
-    heavy = ("torch", "atomate2", "pymatgen", "jobflow", "parsl", "maggma", "numpy", "ase")
+    heavy = ("torch", "atomate2", "pymatgen", "jobflow", "parsl", "maggma", "numpy", "ase", "fireworks")
     loaded = _python(f"import campaign.cli, sys; print(*[m for m in {heavy} if m in sys.modules])")
     assert loaded == ""
 
