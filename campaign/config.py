@@ -40,6 +40,11 @@ class ReferenceConfig(Block):
     hull: tuple[str, ...] | None = Field(
         None, description="Sources of formation energies for the hull; the crystals themselves when left out."
     )
+    energy_scale: Literal["own", "materials_project"] = Field(
+        "own",
+        description="materials_project says that the hull's files hold formation energies with the corrections of "
+        "the Materials Project; labels.hull: materials_project needs that, and the source materials-project has it.",
+    )
     exclude: tuple[str, ...] = Field(
         (),
         description="Formulas left out of what models and generators learn from, prototypes and the novelty screen, "

@@ -207,6 +207,8 @@ class LabelDocument(Document):
     """{cause, message, detail} of the last attempt when the label failed for good."""
     judged: bool = False
     """Its formation energy and distance to the hull have been worked out, as far as they can be."""
+    judged_on: dict[str, str] = {}
+    """What these are relative to: {hull, settings_hash} of `labels.hull` and of the reference labels."""
     core_hours: float = 0.0
     created: str
     ended: str | None = None

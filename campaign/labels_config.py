@@ -73,13 +73,15 @@ class LabelsConfig(Block):
     """What is computed for a selected candidate, and with which engine."""
 
     flow: str = Field("relax_static", description="Label flow by its name, or an import path.")
-    engine: str = Field("gpaw", description="DFT engine: gpaw, mlip, or an import path.")
+    engine: str = Field("gpaw", description="DFT engine: gpaw, vasp, mlip, or an import path.")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Options of the engine.")
     flow_options: dict[str, Any] = Field(default_factory=dict, description="Options of the flow.")
-    hull: Literal["engine", "reference"] = Field(
+    hull: Literal["engine", "reference", "materials_project"] = Field(
         "engine",
         description="engine: elements and hull phases of the chemistry are computed once with the same settings, "
-        "so that e_above_hull is consistent; reference: only the elements, and the hull of the reference data.",
+        "so that e_above_hull is consistent; reference: only the elements, and the hull of the reference data; "
+        "materials_project: as reference, labels corrected as the Materials Project corrects its own (engine vasp "
+        "with preset mp, and reference.energy_scale: materials_project).",
     )
     max_attempts: Annotated[int, Field(ge=1, le=20)] = Field(
         2, description="Tries of a job that fails for a cause without a number of its own (see `on_failure`)."

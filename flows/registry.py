@@ -22,6 +22,7 @@ LABEL_FLOWS: dict[str, str] = {
 ENGINES: dict[str, str] = {
     "gpaw": "flows.engines.gpaw:GpawEngine",
     "mlip": "flows.engines.mlip:MlipEngine",
+    "vasp": "flows.engines.vasp:VaspEngine",
 }
 """Codes that compute energies, forces and stresses."""
 

@@ -72,6 +72,12 @@ class Calculation(BaseModel):
     n_ionic_steps: int
     """Geometries computed after the first; 0 for a static."""
     wall_seconds: float
+    code_version: str = ""
+    """Code and version as its output says them; empty where the engine knows them without."""
+    corrections: tuple[str, ...] = ()
+    """What was changed in the inputs to get the calculation done, one line for each error that was met."""
+    mp_correction: float | None = None
+    """What makes the energy comparable with the Materials Project's [eV per cell]; None where nothing does."""
 
     @field_validator("structure", mode="before")
     @classmethod
@@ -90,6 +96,8 @@ class LabelStep(BaseModel):
     """[eV/atom]"""
     n_ionic_steps: int
     wall_seconds: float
+    corrections: list[str] = []
+    """What was changed in the inputs to get it done: these were not quite the label's settings."""
 
 
 class PhononSummary(BaseModel):
@@ -262,6 +270,8 @@ class LabelDoc(BaseModel):
     """Energy of the cell [eV]; for smeared occupations extrapolated to zero width."""
     energy_per_atom: float
     """[eV/atom]"""
+    mp_correction_per_atom: float | None = None
+    """What makes the energy comparable with the Materials Project's [eV/atom]; None where nothing does."""
     max_force: float | None = None
     """Largest force on an atom in the final structure [eV/Å]."""
     stress_gpa: list[list[float]] | None = None
