@@ -20,12 +20,11 @@ from typing import Any
 from fireworks import FiretaskBase, FWAction, explicit_serialize
 
 from flows.errors import JobFolderError
-from flows.job_files import write_json
+from flows.job_files import ORDER, write_json
 from flows.job_limits import Limits
 from flows.job_run import run_job_once
 from flows.schemas import FailureCause, FailureInfo
 
-ORDER = "order.json"
 ORDERED = ("job", "upstream", "cures", "seconds", "memory_gb")
 """What a worker needs of an order."""
 SUMMARY = ("host", "pid", "started", "ended", "wall_seconds", "core_hours", "reused")
