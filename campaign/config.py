@@ -22,7 +22,10 @@ from campaign.errors import ConfigError
 from campaign.labels_config import LabelsConfig
 from campaign.store import StoreConfig
 
-RESUMABLE = frozenset({"site", "stop", "labels.max_attempts", "store"})
+RESUMABLE = frozenset(
+    {"site", "stop", "store"}
+    | {f"labels.{name}" for name in ("max_attempts", "on_failure", "job_hours", "job_memory_gb")}
+)
 """Dotted keys whose edit on resume changes neither what a label means nor which candidate is chosen."""
 
 

@@ -15,6 +15,7 @@ LABEL_FLOWS: dict[str, str] = {
     "phonon": "flows.phonon:PhononLabelMaker",
     "elastic": "flows.elastic:ElasticLabelMaker",
     "eos": "flows.eos:EosLabelMaker",
+    "electronic": "flows.electronic:ElectronicLabelMaker",
 }
 """Makers of label flows; the last job of each gives a `flows.schemas.LabelDoc`."""
 

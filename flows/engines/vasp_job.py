@@ -23,12 +23,12 @@ from pymatgen.io.vasp import Poscar
 from flows.causes import BadGeometryError
 from flows.engines.ase_maker import refuse_impossible
 from flows.engines.vasp_failures import EXIT_CODE, VaspSetupError, typed
-from flows.engines.vasp_presets import NO_ENERGY
+from flows.engines.vasp_presets import NO_ENERGY, cured_tags
 from flows.errors import JobFolderError
-from flows.job_context import job_folder
-from flows.job_files import RESULT
+from flows.job_context import cures, job_folder
+from flows.job_files import ORDER, RESULT
 
-KEPT = frozenset({"lock", RESULT})
+KEPT = frozenset({"lock", ORDER, RESULT})
 """Files of a job's folder that are not VASP's; so are the `failure-<n>.json`."""
 POLLING = {"polling_time_step": 1, "monitor_freq": 300}
 """How often custodian looks whether VASP has ended [s], its own 10 s being long for a small crystal; and every how
@@ -94,6 +94,7 @@ class VaspJobMaker(Maker):
         document = {"store_additional_json": False, "parse_dos": False, "parse_bandstructure": False}
         generator = self.maker.input_set_generator
         tags = {**machine_tags(SETTINGS.VASP_INCAR_UPDATES), **generator.user_incar_settings}
+        tags |= cured_tags(tags, cures())
         return dataclasses.replace(
             self.maker,
             input_set_generator=dataclasses.replace(generator, user_incar_settings=tags),

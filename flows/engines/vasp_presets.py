@@ -5,11 +5,17 @@ Tags that are None are left to VASP's own default: atomate2's base set would fil
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
+from flows.cures import ALGORITHM_ITERATIONS, MIXING_ITERATIONS, STEPS, Cure
+
 RELAX_MAKER = "atomate2.vasp.jobs.core:RelaxMaker"
 STATIC_MAKER = "atomate2.vasp.jobs.core:StaticMaker"
+NELM = 60
+"""VASP's default number of electronic iterations."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +107,21 @@ SAID_ELSEWHERE: dict[str, str] = {
     "NSW": "the option max_steps",
 }
 """Tags that the options below do not take, and what says them."""
+
+
+def cured_tags(tags: Mapping[str, Any], cured: AbstractSet[Cure]) -> dict[str, Any]:
+    """Return the tags that cures change; they decide how VASP gets to its result, not which it is.
+
+    Args:
+        tags: Those of the job so far.
+        cured: The cures of this try.
+    """
+    changed: dict[str, Any] = {}
+    if Cure.SLOW_MIXING in cured:
+        # nearly linear mixing, what VASP's manual advises for densities that slosh
+        changed |= {"AMIX": 0.1, "BMIX": 0.0001, "NELM": MIXING_ITERATIONS * tags.get("NELM", NELM)}
+    if Cure.OTHER_ALGORITHM in cured:
+        changed |= {"ALGO": "All", "NELM": ALGORITHM_ITERATIONS * tags.get("NELM", NELM)}
+    if Cure.MORE_STEPS in cured and tags.get("NSW", 0) > 1:
+        changed["NSW"] = STEPS * tags["NSW"]
+    return changed

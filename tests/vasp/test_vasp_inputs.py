@@ -10,9 +10,11 @@ from crystals_vasp import ordered_cuau, rutile
 from pymatgen.io.vasp import VaspInput
 
 from flows.building import settings_hash, settings_of
+from flows.cures import Cure
 from flows.engines.vasp import VaspConfig, VaspEngine
 from flows.engines.vasp_presets import PRESETS
 from flows.errors import EngineOptionsError
+from flows.job_context import inside
 from flows.registry import ENGINES, build
 
 
@@ -208,3 +210,15 @@ def test_a_machine_with_command_and_library_is_fine(potcars: Path) -> None:
     assert answer.ok
     assert answer.what == f"env true, POTCARs in {potcars / 'POT_GGA_PAW_PBE_54'}"
     assert VaspEngine(VaspConfig(command="true", potcar_functional="LDA_54")).check().ok is False
+
+
+def test_a_cured_try_writes_other_tags_and_means_the_same(tmp_path: Path) -> None:
+    plain = inputs("relax", max_steps=50, max_scf=100)["INCAR"]
+    with inside(tmp_path, [Cure.SLOW_MIXING, Cure.MORE_STEPS]):
+        slow = inputs("relax", max_steps=50, max_scf=100)["INCAR"]
+    with inside(tmp_path, [Cure.SLOW_MIXING, Cure.OTHER_ALGORITHM]):
+        other = inputs("relax", max_steps=50, max_scf=100)["INCAR"]
+    assert (slow["NELM"], slow["NSW"], slow["AMIX"]) == (200, 100, 0.1)
+    assert (other["NELM"], other["NSW"], other["ALGO"]) == (400, 50, "All")
+    changed = {name for name in {*plain, *slow, *other} if plain.get(name) != other.get(name, slow.get(name))}
+    assert changed <= {"NELM", "NSW", "AMIX", "BMIX", "ALGO"}
