@@ -21,14 +21,29 @@ class BadGeometryError(ValueError):
     """A crystal that no engine can compute."""
 
 
+class MissingSetupError(RuntimeError):
+    """A pseudopotential, a PAW dataset or the code itself is missing where the job runs."""
+
+
+class CodeCrashedError(RuntimeError):
+    """The code's own process was killed, or ended with an error that says nothing better."""
+
+
 class OutputParseError(ValueError):
     """An engine ran, but what it left cannot be read."""
+
+
+class JobTimeError(RuntimeError):
+    """A job used up the time that it was given."""
 
 
 TYPES: tuple[tuple[type[BaseException], FailureCause], ...] = (
     (IonicNotConvergedError, FailureCause.IONIC_NOT_CONVERGED),
     (BadGeometryError, FailureCause.BAD_GEOMETRY),
+    (MissingSetupError, FailureCause.MISSING_SETUP),
+    (CodeCrashedError, FailureCause.CODE_CRASHED),
     (OutputParseError, FailureCause.PARSE_ERROR),
+    (JobTimeError, FailureCause.WALLTIME),
     (MemoryError, FailureCause.OUT_OF_MEMORY),
     (json.JSONDecodeError, FailureCause.PARSE_ERROR),
 )
@@ -44,6 +59,13 @@ NAMES: dict[str, FailureCause] = {
     # ASE
     "SCFError": FailureCause.SCF_NOT_CONVERGED,
     "ReadError": FailureCause.PARSE_ERROR,
+    "CalculatorSetupError": FailureCause.MISSING_SETUP,
+    "BadConfiguration": FailureCause.MISSING_SETUP,
+    "EnvironmentError": FailureCause.MISSING_SETUP,
+    "CalculationFailed": FailureCause.CODE_CRASHED,
+    # VASP
+    "ScfNotConvergedError": FailureCause.SCF_NOT_CONVERGED,
+    "VaspSetupError": FailureCause.MISSING_SETUP,
     # accelerators
     "OutOfMemoryError": FailureCause.OUT_OF_MEMORY,
     # executors: the process, the manager or the node went away
@@ -59,15 +81,8 @@ NAMES: dict[str, FailureCause] = {
 WORDS: tuple[tuple[FailureCause, tuple[str, ...]], ...] = (
     (FailureCause.OUT_OF_MEMORY, ("out of memory", "cannot allocate memory", "unable to allocate")),
     (FailureCause.SCF_NOT_CONVERGED, ("did not converge in", "scf not converged", "scf did not converge")),
-    (
-        FailureCause.BAD_GEOMETRY,
-        (
-            "atoms too close",
-            "atoms are too close",
-            "could not find required paw dataset",
-            "could not find setup",
-        ),
-    ),
+    (FailureCause.BAD_GEOMETRY, ("atoms too close", "atoms are too close")),
+    (FailureCause.MISSING_SETUP, ("could not find required paw dataset", "could not find setup")),
 )
 """Words of messages, in lower case; the first group of which one occurs decides."""
 

@@ -13,18 +13,20 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fireworks import FiretaskBase, FWAction, explicit_serialize
 
 from flows.errors import JobFolderError
-from flows.job_files import write_json
+from flows.job_files import ORDER, write_json
+from flows.job_limits import Limits
 from flows.job_run import run_job_once
 from flows.schemas import FailureCause, FailureInfo
 
-ORDER = "order.json"
+ORDERED = ("job", "upstream", "cures", "seconds", "memory_gb")
+"""What a worker needs of an order."""
 SUMMARY = ("host", "pid", "started", "ended", "wall_seconds", "core_hours", "reused")
 """What a Launch keeps of a result."""
 
@@ -68,11 +70,17 @@ class RunLabelJob(FiretaskBase):
             JobFolderError: There is no order in the folder, or the folder cannot be used.
         """
         folder = Path(self["folder"])
-        job, upstream = read_order(folder)
+        order = read_order(folder)
         launchpad, fw_id = getattr(self, "launchpad", None), getattr(self, "fw_id", None)
         with reporting(launchpad, fw_id, float(self["heartbeat_s"])):
             try:
-                result = run_job_once(job, upstream, str(folder))
+                result = run_job_once(
+                    order["job"],
+                    order["upstream"],
+                    str(folder),
+                    cures=order["cures"],
+                    limits=Limits(order["seconds"], order["memory_gb"]),
+                )
             except (KeyboardInterrupt, SystemExit) as error:  # the worker is told to end: not the job's fault
                 lost = FailureInfo(cause=FailureCause.NODE_LOST, message=f"the worker ended: {error!r}")
                 raise JobFailedError({"ok": False, "failure": lost.model_dump(mode="json")}) from error
@@ -84,34 +92,33 @@ class RunLabelJob(FiretaskBase):
         return FWAction(stored_data=told)
 
 
-def write_order(folder: Path, job: Mapping[str, Any], upstream: Sequence[Mapping[str, Any]]) -> None:
+def write_order(folder: Path, order: Mapping[str, Any]) -> None:
     """Leave an order in a job's folder, whole or not at all.
 
     Args:
         folder: The job's folder; made if it is not there.
-        job: As for `run_job_once`.
-        upstream: As for `run_job_once`.
+        order: `job`, `upstream`, `cures`, `seconds` and `memory_gb`, as for `run_job_once`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    outputs = [{key: value for key, value in one.items() if key != "_id"} for one in upstream]
-    write_json(folder / ORDER, {"job": dict(job), "upstream": outputs})
+    outputs = [{key: value for key, value in one.items() if key != "_id"} for one in order["upstream"]]
+    write_json(folder / ORDER, {**{key: order[key] for key in ORDERED}, "upstream": outputs})
 
 
-def read_order(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the job and the upstream documents of an order.
+def read_order(folder: Path) -> dict[str, Any]:
+    """Return what `write_order` has left.
 
     Raises:
         JobFolderError: There is none, as where the disk of the run's folder is not mounted.
     """
     try:
-        order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
+        order: dict[str, Any] = json.loads((folder / ORDER).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise JobFolderError(
             "a job's folder holds no order",
             value=str(folder),
             cure="keep the run folder on a disk that driver and workers share, under the same path",
         ) from error
-    return order["job"], order["upstream"]
+    return order
 
 
 @contextlib.contextmanager

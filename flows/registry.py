@@ -15,12 +15,14 @@ LABEL_FLOWS: dict[str, str] = {
     "phonon": "flows.phonon:PhononLabelMaker",
     "elastic": "flows.elastic:ElasticLabelMaker",
     "eos": "flows.eos:EosLabelMaker",
+    "electronic": "flows.electronic:ElectronicLabelMaker",
 }
 """Makers of label flows; the last job of each gives a `flows.schemas.LabelDoc`."""
 
 ENGINES: dict[str, str] = {
     "gpaw": "flows.engines.gpaw:GpawEngine",
     "mlip": "flows.engines.mlip:MlipEngine",
+    "vasp": "flows.engines.vasp:VaspEngine",
 }
 """Codes that compute energies, forces and stresses."""
 

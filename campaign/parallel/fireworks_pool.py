@@ -205,7 +205,7 @@ class FireworksPools:
             entry.fw_id = found.fw_id
             self._log.info("adopted %s %s: %s", found.fw_id, found.state, entry.folder)
             return
-        write_order(entry.folder, entry.order["job"], entry.order["upstream"])
+        write_order(entry.folder, entry.order)
         task = {"folder": str(entry.folder), "heartbeat_s": self._config.heartbeat_seconds}
         entry.fw_id = self._board.add(key, spec_of(about, self._config), about, task)
         self._log.info("added %s: %s", entry.fw_id, entry.folder)

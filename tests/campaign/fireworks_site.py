@@ -148,7 +148,8 @@ def orders_of(
             "job": record["uuid"], "index": record["index"], "name": record["name"], "attempt": 1,
         }  # fmt: skip
         work = folder / "work" / f"{number}" / f"{record['uuid']}-{record['index']}"
-        made.append({"job": record["job"], "upstream": [], "work_dir": str(work), "about": about})
+        order = {"job": record["job"], "upstream": [], "cures": [], "seconds": None, "memory_gb": None}
+        made.append({**order, "work_dir": str(work), "about": about})
     return made
 
 
