@@ -60,8 +60,10 @@ def test_verdicts(state: str, quiet_s: float, has_result: bool, launched: bool, 
 
 
 def test_a_firework_that_somebody_else_called_lost_is_lost() -> None:
-    found = failed_result(Sight(1, "FIZZLED", launched=True, host="n1"))
+    times = {"started": "2026-11-21T10:00:00+00:00", "reported": "2026-11-21T11:30:00.000000+00:00"}
+    found = failed_result(Sight(1, "FIZZLED", launched=True, host="n1", **times))
     assert (found["ok"], found["failure"]["cause"], found["host"]) == (False, "node_lost", "n1")
+    assert found["core_hours"] == 1.5
 
 
 def test_a_worker_without_the_package_tells_so() -> None:
