@@ -21,6 +21,14 @@ class BadGeometryError(ValueError):
     """A crystal that no engine can compute."""
 
 
+class MissingSetupError(RuntimeError):
+    """A pseudopotential, a PAW dataset or the code itself is missing where the job runs."""
+
+
+class CodeCrashedError(RuntimeError):
+    """The code's own process was killed, or ended with an error that says nothing better."""
+
+
 class OutputParseError(ValueError):
     """An engine ran, but what it left cannot be read."""
 
@@ -28,6 +36,8 @@ class OutputParseError(ValueError):
 TYPES: tuple[tuple[type[BaseException], FailureCause], ...] = (
     (IonicNotConvergedError, FailureCause.IONIC_NOT_CONVERGED),
     (BadGeometryError, FailureCause.BAD_GEOMETRY),
+    (MissingSetupError, FailureCause.MISSING_SETUP),
+    (CodeCrashedError, FailureCause.CODE_CRASHED),
     (OutputParseError, FailureCause.PARSE_ERROR),
     (MemoryError, FailureCause.OUT_OF_MEMORY),
     (json.JSONDecodeError, FailureCause.PARSE_ERROR),

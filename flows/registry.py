@@ -19,6 +19,7 @@ LABEL_FLOWS: dict[str, str] = {
 """Makers of label flows; the last job of each gives a `flows.schemas.LabelDoc`."""
 
 ENGINES: dict[str, str] = {
+    "abinit": "flows.engines.abinit:AbinitEngine",
     "gpaw": "flows.engines.gpaw:GpawEngine",
     "mlip": "flows.engines.mlip:MlipEngine",
 }

@@ -60,7 +60,10 @@ class CalculatorMaker(AseRelaxMaker):
             IonicNotConvergedError: The steps are used up and forces are still large.
         """
         refuse_impossible(mol_or_struct)
-        result = self.run_ase(mol_or_struct, prev_dir=prev_dir)
+        try:
+            result = self.run_ase(mol_or_struct, prev_dir=prev_dir)
+        finally:
+            _close(getattr(self, "_calculator", None))
         return AseTaskDoc.to_mol_or_struct_metadata_doc(
             type(self.calculator).__name__,
             result,
@@ -158,6 +161,13 @@ def read_task(output: AseStructureTaskDoc) -> Calculation:
         n_ionic_steps=max(0, int(final.n_steps or 1) - 1),
         wall_seconds=float(final.elapsed_time or 0.0),
     )
+
+
+def _close(calculator: Any) -> None:
+    """Have a calculator end what it runs and remove what it kept for a next geometry, if it does such things."""
+    close = getattr(calculator, "close", None)
+    if callable(close):
+        close()
 
 
 def _left_geometry(folder: Path) -> Structure | None:
