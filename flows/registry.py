@@ -20,6 +20,7 @@ LABEL_FLOWS: dict[str, str] = {
 
 ENGINES: dict[str, str] = {
     "abinit": "flows.engines.abinit:AbinitEngine",
+    "cp2k": "flows.engines.cp2k:Cp2kEngine",
     "gpaw": "flows.engines.gpaw:GpawEngine",
     "mlip": "flows.engines.mlip:MlipEngine",
 }
