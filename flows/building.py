@@ -26,10 +26,12 @@ def settings_of(
     """Return what decides the meaning of a label: never cores, commands, folders or numbers of tries.
 
     Raises:
-        FlowsError: The flow or engine is unknown or mis-optioned.
+        FlowsError: The flow or engine is unknown or mis-optioned, or they do not suit one another.
     """
     maker = build(flow, LABEL_FLOWS, "label flow", flow_options)
     found = build(engine, ENGINES, "engine", engine_options)
+    if check := getattr(maker, "check_engine", None):  # flows that need more than every engine has
+        check(found, engine)
     return {
         "flow": flow,
         "flow_options": maker.config.model_dump(mode="json"),

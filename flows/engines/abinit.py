@@ -118,6 +118,12 @@ class AbinitEngine(AseEngine):
             self.settings(), config.command, config.max_scf, job_folder(), self.pseudo_dir.absolute()
         )
 
+    def response_maker(self) -> Any:
+        """Return a Maker of responses to displacements."""
+        from flows.engines.abinit_response import AbinitResponseMaker
+
+        return AbinitResponseMaker(engine_options=self.config.model_dump(mode="json"))
+
     def unsupported(self, elements: Sequence[str]) -> tuple[str, ...]:
         """Return the elements without a pseudopotential; none if the folder is not on this machine."""
         known = self._known()
