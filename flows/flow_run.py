@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from flows.building import job_records
@@ -71,15 +72,17 @@ def run_flow(
     refuse_missing(progress, store)
     folder = Path(work_dir).expanduser().absolute()
     running: dict[Future[dict[str, Any]], Key] = {}
+    ended: SimpleQueue[Future[dict[str, Any]]] = SimpleQueue()
     with _opened(executor) as pool, _none_left_waiting(running):
         while True:
             for key in progress.ready():
-                running[_submitted(pool, progress, key, store, folder)] = key
+                future = _submitted(pool, progress, key, store, folder)
+                running[future] = key
+                future.add_done_callback(ended.put)
             if not running:
                 return FlowOutcome(frozenset(progress.done), progress.failed, frozenset(progress.left))
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                progress.take(running.pop(future), _result(future, store))
+            future = ended.get()
+            progress.take(running.pop(future), _result(future, store))
 
 
 def refuse_missing(progress: FlowProgress, store: JobStore) -> None:

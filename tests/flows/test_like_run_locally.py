@@ -1,7 +1,8 @@
 """Flows run as jobflow's own runner runs them: the same documents, the same jobs, whatever a flow does.
 
 What cannot be the same: jobs here run side by side, so that a job that stops the flow cannot stop what runs already,
-and a job sees only the outputs that it may need; arguments and outputs travel as JSON.
+and a job sees only the outputs that it may need; arguments and outputs travel as JSON; jobflow makes up a flow around a
+job that is given alone, which then is its host, and here it has none.
 """
 
 from __future__ import annotations
@@ -107,3 +108,18 @@ def test_references_to_jobs_of_another_flow(executor: Executor, tmp_path: Path) 
     ]
     made = Flow([add(plain.output, replaced.output), or_nothing(plain.output)])
     assert check_alike(made, executor, tmp_path, before).ok
+
+
+def test_a_job_alone_and_a_list_of_jobs(executor: Executor, tmp_path: Path) -> None:
+    theirs, ours = new_store(), new_store()
+    alone = replaced_by_flow(1)
+    assert by_jobflow(copy.deepcopy(alone), theirs, tmp_path / "theirs")
+    assert run_flow(alone, executor, ours, tmp_path / "ours").ok
+    assert theirs.get_output(alone.uuid) == ours.get_output(alone.uuid) == 111
+    assert theirs.docs_store.count() == ours.docs_store.count() == 4
+    assert ours.docs_store.query_one({"uuid": alone.uuid, "index": 1})["hosts"] == []
+    first = add(1, 2)
+    several = [first, last := add(first.output, 3)]
+    assert by_jobflow(copy.deepcopy(several), theirs, tmp_path / "theirs, several")
+    assert run_flow(several, executor, ours, tmp_path / "ours, several").ok
+    assert theirs.get_output(last.uuid) == ours.get_output(last.uuid) == 6
