@@ -15,6 +15,15 @@ if ! ldconfig -p | grep -q 'libcurl\.so\.4'; then
         echo "note: no libcurl.so.4, so the tests on a MongoDB server will be skipped (Debian: libcurl4)" >&2
     fi
 fi
+# DFT codes for the tests of their engines, skipped without them: 150 MB to download. GPAW comes with pip, above.
+codes=(abinit abinit-data cp2k cp2k-data)
+if ! { command -v abinit && command -v cp2k.psmp; } >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends "${codes[@]}"
+    else
+        echo "note: without ${codes[*]} (Debian) the tests of their engines are skipped" >&2
+    fi
+fi
 
 # One thread each: two OpenMP threads on one contended core are ten times slower than one.
 export OMP_NUM_THREADS=1

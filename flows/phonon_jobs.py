@@ -90,7 +90,8 @@ class Phonons:
 
     phonon: Phonopy
     mesh: list[int]
-    n_displacements: int
+    n_displacements: int = 0
+    n_responses: int = 0
 
     def frequencies(self) -> Array:
         """Return all frequencies (n,) [THz] of the mesh and the band path; imaginary ones are negative."""
@@ -116,6 +117,7 @@ class Phonons:
             supercell_matrix=np.asarray(self.phonon.supercell_matrix).astype(int).tolist(),
             n_supercell_atoms=len(self.phonon.supercell),
             n_displacements=self.n_displacements,
+            n_responses=self.n_responses,
             q_mesh=self.mesh,
             data_uuid=data_uuid,
         )
@@ -155,14 +157,12 @@ class Phonons:
 def phonons_of(
     unit: Structure, supercell: npt.NDArray[np.int64], forces: list[Array], options: dict[str, Any]
 ) -> Phonons:
-    """Compute frequencies with phonopy; the acoustic sum rule is imposed on the force constants.
+    """Compute frequencies from forces on displaced supercells.
 
     Raises:
         OutputParseError: The forces do not fit the supercells, or are no numbers.
     """
-    phonon = Phonopy(
-        get_phonopy_structure(unit), supercell, primitive_matrix="auto", symprec=options["symprec_ang"]
-    )
+    phonon = prepared(unit, supercell, options)
     phonon.generate_displacements(distance=options["displacement_ang"])
     wanted = (len(phonon.displacements), len(phonon.supercell), 3)
     found = np.array(forces) if len({one.shape for one in forces}) == 1 else np.zeros(0)
@@ -170,6 +170,20 @@ def phonons_of(
         raise OutputParseError(f"forces of shape {found.shape}, {wanted} wanted, or some are no numbers")
     phonon.forces = found
     phonon.produce_force_constants()
+    return frequencies_of(phonon, options, n_displacements=wanted[0])
+
+
+def prepared(unit: Structure, supercell: npt.NDArray[np.int64], options: dict[str, Any]) -> Phonopy:
+    """Return phonopy's view of a conventional cell and its supercell, with the primitive cell that it finds."""
+    return Phonopy(
+        get_phonopy_structure(unit), supercell, primitive_matrix="auto", symprec=options["symprec_ang"]
+    )
+
+
+def frequencies_of(
+    phonon: Phonopy, options: dict[str, Any], *, n_displacements: int = 0, n_responses: int = 0
+) -> Phonons:
+    """Compute frequencies of force constants, on which the acoustic sum rule is imposed."""
     phonon.symmetrize_force_constants()
     cell = np.array(phonon.primitive.cell)
     mesh = q_mesh(2.0 * np.pi * np.linalg.inv(cell).T, options["q_points_per_inverse_ang"])
@@ -179,7 +193,7 @@ def phonons_of(
     phonon.run_thermal_properties(t_min=first, t_max=last, t_step=step)
     bands, labels, connected = get_band_qpoints_by_seekpath(phonon.primitive, BAND_POINTS)
     phonon.run_band_structure(bands, path_connections=connected, labels=labels)
-    return Phonons(phonon, mesh, wanted[0])
+    return Phonons(phonon, mesh, n_displacements, n_responses)
 
 
 def plain_of(atoms: Any) -> Structure:

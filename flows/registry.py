@@ -20,6 +20,8 @@ LABEL_FLOWS: dict[str, str] = {
 """Makers of label flows; the last job of each gives a `flows.schemas.LabelDoc`."""
 
 ENGINES: dict[str, str] = {
+    "abinit": "flows.engines.abinit:AbinitEngine",
+    "cp2k": "flows.engines.cp2k:Cp2kEngine",
     "gpaw": "flows.engines.gpaw:GpawEngine",
     "mlip": "flows.engines.mlip:MlipEngine",
     "vasp": "flows.engines.vasp:VaspEngine",

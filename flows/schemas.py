@@ -121,6 +121,9 @@ class PhononSummary(BaseModel):
     """(3, 3) supercell vectors in those of the conventional cell, rows."""
     n_supercell_atoms: int
     n_displacements: int
+    """Displaced supercells that were computed; 0 with perturbation theory."""
+    n_responses: int = 0
+    """Points at which responses were computed; 0 with displacements."""
     q_mesh: list[int]
     """(3,) points of the mesh in the primitive reciprocal cell."""
     data_uuid: str

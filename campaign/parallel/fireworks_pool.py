@@ -234,7 +234,7 @@ class FireworksPools:
         if decided == "wait":
             return
         self._log.info("%s %s: %s", entry.fw_id, sight.state if sight else "gone", decided)
-        fw_id = entry.fw_id or 0
+        fw_id, place = entry.fw_id or 0, {"folder": str(entry.folder)}
         if decided == "release":
             self._board.set_state(fw_id, ["RESERVED"], "READY")
         elif decided == "done":
@@ -242,17 +242,18 @@ class FireworksPools:
                 self._board.set_state(fw_id, ["RUNNING"], "COMPLETED")
             settle(entry.future, found)
         elif decided == "failed" and sight:
-            settle(entry.future, failed_result(sight))
+            settle(entry.future, {**place, **failed_result(sight)})
         elif decided == "lost":
             if self._board.set_state(fw_id, ["RUNNING"], "FIZZLED"):
                 silence = f"its worker has not reported for {quiet_s:.0f} s (Firework {fw_id})"
-                settle(entry.future, failure("node_lost", silence, sight))
+                settle(entry.future, {**place, **failure("node_lost", silence, sight)})
         elif decided == "missing":
             message = f"completed, but no result is in {entry.folder}: the workers see another disk"
-            settle(entry.future, failure("unknown", message, sight))
+            settle(entry.future, {**place, **failure("unknown", message, sight)})
         else:
             state = sight.state.lower() if sight else "deleted"
-            settle(entry.future, failure("cancelled", f"Firework {fw_id} was {state} by a person", sight))
+            message = f"Firework {fw_id} was {state} by a person"
+            settle(entry.future, {**place, **failure("cancelled", message, sight)})
 
     @staticmethod
     def _result(entry: _Entry, sight: Sight) -> dict[str, Any] | None:

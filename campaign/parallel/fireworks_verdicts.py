@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Literal
 
 from campaign.parallel.launchpad import Sight
@@ -78,5 +79,15 @@ def failure(cause: str, message: str, sight: Sight | None, detail: str = "") -> 
 
 
 def whereabouts(sight: Sight) -> dict[str, Any]:
-    """Return host and start of a Firework's last run."""
-    return {"host": sight.host, "started": sight.started}
+    """Return where a Firework last ran, and what that took up to its last report, on one core at least."""
+    if not sight.started:
+        return {}
+    begin, end = datetime.fromisoformat(sight.started), datetime.fromisoformat(sight.reported)
+    seconds = max(0.0, (end - begin).total_seconds())
+    return {
+        "host": sight.host,
+        "started": sight.started,
+        "ended": sight.reported,
+        "wall_seconds": seconds,
+        "core_hours": seconds / 3600,
+    }

@@ -33,7 +33,7 @@ class Sight:
     launched: bool = False
     """A worker, or a batch job, has it or had it."""
     reported: str = ""
-    """Changes whenever its worker reports."""
+    """When its worker last reported, by the worker's clock, ISO 8601."""
     host: str | None = None
     started: str | None = None
     stored: Mapping[str, Any] = field(default_factory=dict)
@@ -178,7 +178,7 @@ class Board:
             fw_id=firework["fw_id"],
             state=firework["state"],
             launched=bool(launch),
-            reported=str(history[-1].get("updated_on", "")),
+            reported=str(history[-1].get("updated_on") or history[-1].get("created_on") or ""),
             host=launch.get("host"),
             started=launch.get("time_start"),
             stored=stored,

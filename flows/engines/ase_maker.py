@@ -67,7 +67,10 @@ class CalculatorMaker(AseRelaxMaker):
             IonicNotConvergedError: The steps are used up and forces are still large.
         """
         refuse_impossible(mol_or_struct)
-        result = self.run_ase(mol_or_struct, prev_dir=prev_dir)
+        try:
+            result = self.run_ase(mol_or_struct, prev_dir=prev_dir)
+        finally:
+            _close(getattr(self, "_calculator", None))
         return AseTaskDoc.to_mol_or_struct_metadata_doc(
             type(self.calculator).__name__,
             result,
@@ -203,6 +206,13 @@ class _Progress:
         if self._latest is not None:
             write_json(self._path, self._latest.as_dict())
             self._saved = time.monotonic()
+
+
+def _close(calculator: Any) -> None:
+    """Have a calculator end what it runs and remove what it kept for a next geometry, if it does such things."""
+    close = getattr(calculator, "close", None)
+    if callable(close):
+        close()
 
 
 def _left_geometry(folder: Path) -> Structure | None:

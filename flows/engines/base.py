@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -92,6 +92,20 @@ class ElectronicEngine(Engine, Protocol):
         Args:
             moments: Element -> moment of its atoms to begin with [µB]; without any, spins are not polarised.
             mesh_per_inverse_ang: Density of the mesh of the states [points per Å⁻¹].
+        """
+        ...
+
+
+@runtime_checkable
+class DfptEngine(Protocol):
+    """What an engine has beside the rest if its code computes responses (density-functional perturbation theory)."""
+
+    def response_maker(self) -> Any:
+        """Return a jobflow Maker with `make(structure, q_point, divisors)`.
+
+        `q_point` is in units of the reciprocal vectors; numbers of k-points are multiples of `divisors`, so that
+        their mesh holds k + q. The job's output are `real` and `imag`, (3 n_atoms, 3 n_atoms) [eV/Å²] each: the
+        Fourier transform of the force constants as `flows.dfpt` has it.
         """
         ...
 
