@@ -11,7 +11,7 @@ from pathlib import Path
 from custodian.custodian import CustodianError, ValidationError
 from pymatgen.io.vasp import Vasprun
 
-from flows.causes import BadGeometryError, IonicNotConvergedError, OutputParseError
+from flows.causes import BadGeometryError, IonicNotConvergedError, JobTimeError, OutputParseError
 
 SAID_IN = ("std_err.txt", "vasp.out")
 """Where VASP and its launcher say what went wrong."""
@@ -48,6 +48,8 @@ def typed(error: Exception, folder: Path) -> Exception:
         error: What custodian, atomate2 or the parsers raised.
         folder: Of the job; holds only this try's files.
     """
+    if isinstance(error, JobTimeError | MemoryError):
+        return error  # the job's limits
     if missing := missing_setup(error):
         return VaspSetupError(missing)
     if not (folder / "vasp.out").exists():

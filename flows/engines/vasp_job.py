@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from os.path import expandvars
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 from ase.spacegroup.symmetrize import refine_symmetry
 from atomate2 import SETTINGS
 from atomate2.vasp.jobs.base import BaseVaspMaker, vasp_job
@@ -30,6 +32,8 @@ from flows.job_files import ORDER, RESULT
 
 KEPT = frozenset({"lock", ORDER, RESULT})
 """Files of a job's folder that are not VASP's; so are the `failure-<n>.json`."""
+TIME_TO_END_S = 10.0
+"""What VASP and its launcher are given to end [s]."""
 POLLING = {"polling_time_step": 1, "monitor_freq": 300}
 """How often custodian looks whether VASP has ended [s], its own 10 s being long for a small crystal; and every how
 many such looks it asks the handlers that watch a running VASP, as often as by its own defaults."""
@@ -78,6 +82,7 @@ class VaspJobMaker(Maker):
         try:
             response: Response = run(maker, start, prev_dir)
         except Exception as error:
+            end_what_runs_in(folder)
             raise typed(error, folder) from error
         return response
 
@@ -120,6 +125,19 @@ def own_folder() -> Path:
             cure="run labels in processes: any pool but threads",
         )
     return folder
+
+
+def end_what_runs_in(folder: Path) -> None:
+    """End the processes of this worker that were left in a folder, as where the job's time was over."""
+    left = []
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if one.cwd() == str(folder.resolve()):
+                one.terminate()
+                left.append(one)
+    for one in psutil.wait_procs(left, timeout=TIME_TO_END_S)[1]:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
 
 
 def machine_tags(updates: dict[str, Any]) -> dict[str, Any]:

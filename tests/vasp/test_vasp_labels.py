@@ -24,6 +24,7 @@ from pymatgen.core import Structure
 from vasp_machine import command, write_potcars
 
 from flows.building import build_label
+from flows.job_limits import Limits
 from flows.job_run import run_job_once
 from flows.schemas import LabelDoc
 from flows.testing import check_engine, fcc, label
@@ -222,6 +223,16 @@ def test_vasp_ends_with_its_worker(tmp_path: Path) -> None:
         worker.kill()
         for one in running_in(tmp_path / "a"):
             one.kill()
+
+
+def test_vasp_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    built = build_label(
+        ordered_cuau().as_dict(), "static", "vasp", {**FAST, "command": command("wait@120")}, {}
+    )
+    found = run_job_once(built["jobs"][0]["job"], [], str(tmp_path / "a"), limits=Limits(seconds=6.0))
+    assert found["failure"]["cause"] == "walltime", found
+    assert (tmp_path / "a" / "vasp.out").is_file(), "VASP was running"
+    assert running_in(tmp_path / "a") == []
 
 
 def wait_until(holds: Callable[[], bool], at_most_s: float = 60.0) -> None:
