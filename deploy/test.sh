@@ -15,9 +15,9 @@ if ! ldconfig -p | grep -q 'libcurl\.so\.4'; then
         echo "note: no libcurl.so.4, so the tests on a MongoDB server will be skipped (Debian: libcurl4)" >&2
     fi
 fi
-# DFT codes for the tests of their engines, skipped without them: 150 MB to download. GPAW comes with pip, above.
-codes=(abinit abinit-data cp2k cp2k-data)
-if ! { command -v abinit && command -v cp2k.psmp; } >/dev/null; then
+# DFT codes for the tests of their engines, skipped without them: 190 MB, 20 s. GPAW comes with pip, above.
+codes=(abinit abinit-data cp2k cp2k-data quantum-espresso quantum-espresso-data)
+if ! { command -v abinit && command -v cp2k.psmp && command -v pw.x; } >/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         apt-get update -qq && apt-get install -y -qq --no-install-recommends "${codes[@]}"
     else

@@ -22,6 +22,7 @@ LABEL_FLOWS: dict[str, str] = {
 ENGINES: dict[str, str] = {
     "abinit": "flows.engines.abinit:AbinitEngine",
     "cp2k": "flows.engines.cp2k:Cp2kEngine",
+    "espresso": "flows.engines.espresso:EspressoEngine",
     "gpaw": "flows.engines.gpaw:GpawEngine",
     "mlip": "flows.engines.mlip:MlipEngine",
     "vasp": "flows.engines.vasp:VaspEngine",

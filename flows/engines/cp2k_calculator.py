@@ -121,6 +121,8 @@ class Cp2kCalculator(CodeCalculator):
             found = {"forces": atoms.get_forces(), "stress": atoms.get_stress()}
         # ASE asserts what CP2K answers; a process that has died answers nothing
         except (AssertionError, ValueError, OSError, RuntimeError, AttributeError) as error:
+            if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+                raise  # not ASE's: whoever limits this job's time, for one, interrupts it here
             self.close()
             raise crash_told(text_of(out), text_of(self._folder / f"{NAME}.err")) from error
         said = text_of(out)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from crystals import silicon
 from pymatgen.core import Lattice, Structure
@@ -140,6 +142,25 @@ def test_a_cp2k_that_dies_is_typed(tmp_path: Path) -> None:
     found = failure(silicon(), {"command": str(command)}, tmp_path)
     assert found["cause"] == "code_crashed"
     assert failure(silicon(), {"command": "no-such-cp2k"}, tmp_path / "b")["cause"] == "missing_setup"
+
+
+@needs_cp2k
+def test_cp2k_ends_when_its_job_is_interrupted(tmp_path: Path) -> None:
+    class OverError(RuntimeError):
+        pass
+
+    def over(*_: object) -> None:
+        raise OverError("time is over")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, 4.0)
+    try:
+        found = failure(silicon(), {"kpts_per_inverse_ang": 3.0, "converge_density": 1e-9}, tmp_path)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert found["message"] == "OverError: time is over"
+    assert not [one for one in psutil.Process().children(recursive=True) if "cp2k" in one.name()]
 
 
 @needs_cp2k

@@ -1,0 +1,149 @@
+"""Engine `espresso`: plane waves with pw.x of Quantum ESPRESSO and the user's own pseudopotentials.
+
+Energies are extrapolated to zero smearing width, stresses are those of a fixed cut-off (`espresso_calculator` says
+how). Debian's `quantum-espresso-data` has examples of pseudopotentials only; a whole family, such as the SSSP
+(G. Prandini et al., npj Comput. Mater. 4, 72 (2018)), goes into a folder that the options or the environment name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from flows.engines.base import AseConfig, AseEngine, EngineCheck
+from flows.engines.code_run import answer_of, words_of
+from flows.job_context import job_folder
+from flows.schemas import Fidelity
+
+Preset = Literal["fast", "normal", "precise"]
+
+PRESETS: dict[str, dict[str, float]] = {
+    "fast": {
+        "ecut_ev": 400.0, "kpts_per_inverse_ang": 3.5, "smearing_ev": 0.1, "fmax_ev_per_ang": 0.05,
+        "converge_energy_ry": 1e-7,
+    },
+    "normal": {
+        "ecut_ev": 680.0, "kpts_per_inverse_ang": 5.0, "smearing_ev": 0.1, "fmax_ev_per_ang": 0.03,
+        "converge_energy_ry": 1e-8,
+    },
+    "precise": {
+        "ecut_ev": 1100.0, "kpts_per_inverse_ang": 7.0, "smearing_ev": 0.05, "fmax_ev_per_ang": 0.01,
+        "converge_energy_ry": 1e-10,
+    },
+}  # fmt: skip
+"""Values of the options that are left out; `EspressoConfig` has their units."""
+
+CORE_SECONDS: dict[str, float] = {"fast": 5.0, "normal": 30.0, "precise": 150.0}
+"""Core-seconds of one atom, relaxation and static together; see `EspressoEngine.expected_core_seconds`."""
+
+SEARCHED = "ESPRESSO_PSEUDO"
+"""Environment variable, Quantum ESPRESSO's own, that names the folder of the pseudopotentials."""
+
+
+class EspressoConfig(AseConfig):
+    """Options of the engine `espresso`; what is None comes from the preset."""
+
+    preset: Preset = Field(
+        "normal", description="fast (screening without first-row elements and 3d metals), normal, precise."
+    )
+    xc: Literal["PBE"] = Field("PBE", description="Functional of the pseudopotentials.")
+    ecut_ev: float | None = Field(None, gt=100, description="Plane-wave cut-off [eV].")
+    density_factor: float = Field(
+        8.0,
+        ge=4,
+        description="Cut-off of the density by that of the waves; 4 suffices for norm-conserving ones.",
+    )
+    kpts_per_inverse_ang: float | None = Field(
+        None,
+        gt=0,
+        description="Density of the Γ-centred k-points [points per Å⁻¹, 2π in the reciprocal cell].",
+    )
+    smearing_ev: float | None = Field(None, gt=0, description="Fermi-Dirac width [eV].")
+    converge_energy_ry: float | None = Field(
+        None, gt=0, description="Largest estimated error of the energy, pw.x's conv_thr [Ry]."
+    )
+    pseudopotentials: str = Field(
+        "SSSP 1.3 PBE efficiency", description="Name of the family in pseudo_dir, a setting of the label."
+    )
+    pseudo_dir: str | None = Field(
+        None, description=f"Folder with <element>.*.UPF of that family; left out: ${SEARCHED}."
+    )
+    command: str = Field("pw.x", description="Launch line, such as «mpirun -n 4 pw.x».")
+    fmax_ev_per_ang: float | None = Field(
+        None, gt=0, description="A relaxation ends when no force, on atoms or cell, exceeds this [eV/Å]."
+    )
+    max_steps: int = Field(60, ge=2, description="Most steps of one try of a relaxation.")
+    max_scf: int = Field(100, ge=2, description="Most electronic iterations at one geometry.")
+
+
+class EspressoEngine(AseEngine):
+    """Quantum ESPRESSO's pw.x with the user's own pseudopotentials."""
+
+    Config: ClassVar[type[AseConfig]] = EspressoConfig
+    fidelity = Fidelity.DFT
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides an energy, the preset resolved; the version is recorded on each label instead."""
+        aside = {"preset", "max_steps", "max_scf", "command", "pseudo_dir"}
+        chosen = self.config.model_dump(mode="json", exclude=aside, exclude_none=True)
+        return {**PRESETS[self.config.preset], **chosen}
+
+    @property
+    def fmax_ev_per_ang(self) -> float:
+        """Force limit of relaxations [eV/Å]."""
+        return float(self.settings()["fmax_ev_per_ang"])
+
+    @property
+    def pseudo_dir(self) -> Path | None:
+        """Folder of the pseudopotentials on this machine, if it is known."""
+        said = self.config.pseudo_dir or os.environ.get(SEARCHED)
+        return Path(said).absolute() if said else None
+
+    def version(self) -> str:
+        """Return what the code says of itself when it is given nothing to do."""
+        found = re.search(r"Program PWSCF\s+v\.?(\S+)", answer_of(words_of(self.config.command)))
+        return f"espresso {found[1]}" if found else "espresso not installed"
+
+    def calculator(self) -> Any:
+        """Return a calculator whose files lie in the job's folder."""
+        from flows.engines.espresso_calculator import EspressoCalculator
+
+        config = self.config
+        return EspressoCalculator(
+            self.settings(), config.command, config.max_scf, job_folder(), pseudo_dir=self.pseudo_dir
+        )
+
+    def unsupported(self, elements: Sequence[str]) -> tuple[str, ...]:
+        """Return the elements without a pseudopotential; none if the folder is not on this machine."""
+        known = self._known()
+        return tuple(element for element in elements if known and element not in known)
+
+    def check(self) -> EngineCheck:
+        """Run the code for its version, and look for pseudopotentials."""
+        version = self.version()
+        if version.endswith("not installed"):
+            cure = "install it (Debian: apt-get install quantum-espresso), or set the option command"
+            return EngineCheck(False, f"{self.config.command!r} does not run", cure)
+        known = self._known()
+        if not known:
+            cure = (
+                f"set pseudo_dir or ${SEARCHED} to a folder with a *.UPF for each element, such as the SSSP's"
+            )
+            return EngineCheck(
+                False, f"{version}, but no *.UPF in {self.pseudo_dir or 'any folder named'}", cure
+            )
+        return EngineCheck(True, f"{version}, {len(known)} elements")
+
+    def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:  # noqa: ARG002
+        """Return a rough cost: growing as n^1.5, measured on cells of 1 and 2 atoms on one core."""
+        return CORE_SECONDS[self.config.preset] * n_atoms**1.5
+
+    def _known(self) -> frozenset[str]:
+        from flows.engines.espresso_calculator import pseudos_in
+
+        return frozenset(pseudos_in(self.pseudo_dir))
