@@ -65,7 +65,6 @@ NAMES: dict[str, FailureCause] = {
     "CalculationFailed": FailureCause.CODE_CRASHED,
     # VASP
     "ScfNotConvergedError": FailureCause.SCF_NOT_CONVERGED,
-    "VaspSetupError": FailureCause.MISSING_SETUP,
     # accelerators
     "OutOfMemoryError": FailureCause.OUT_OF_MEMORY,
     # executors: the process, the manager or the node went away

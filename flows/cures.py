@@ -6,6 +6,7 @@ asks `flows.job_context.cures()` for those that concern it. What an engine has n
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 
 
@@ -32,3 +33,15 @@ MIXING_ITERATIONS = 2
 """Factor of `SLOW_MIXING` on the electronic iterations."""
 STEPS = 2
 """Factor of `MORE_STEPS` on the steps of a relaxation."""
+
+
+def iterations(most: int, cured: AbstractSet[Cure]) -> int:
+    """Return how many electronic iterations a try may take.
+
+    Args:
+        most: What the first try may take.
+        cured: The cures of this try.
+    """
+    if Cure.OTHER_ALGORITHM in cured:
+        return ALGORITHM_ITERATIONS * most
+    return MIXING_ITERATIONS * most if Cure.SLOW_MIXING in cured else most

@@ -24,7 +24,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, kpts2sizeandoffsets
 
-from flows.cures import ALGORITHM_ITERATIONS, MIXING_ITERATIONS, Cure
+from flows.cures import Cure, iterations
 from flows.job_context import cores_held, cures
 
 SHIFT = 0.05
@@ -173,11 +173,11 @@ class FixedCutoffGpaw(Calculator):
 
 def _cycle(max_scf: int, cured: AbstractSet[Cure]) -> dict[str, Any]:
     """Return how the electronic cycle is run, which changes what it takes and not what it gives."""
-    options: dict[str, Any] = {"maxiter": max_scf}
+    options: dict[str, Any] = {"maxiter": iterations(max_scf, cured)}
     if Cure.SLOW_MIXING in cured:
-        options |= {"mixer": dict(SLOW_MIXER), "maxiter": MIXING_ITERATIONS * max_scf}
+        options["mixer"] = dict(SLOW_MIXER)
     if Cure.OTHER_ALGORITHM in cured:
-        options |= {"eigensolver": dict(OTHER_EIGENSOLVER), "maxiter": ALGORITHM_ITERATIONS * max_scf}
+        options["eigensolver"] = dict(OTHER_EIGENSOLVER)
     return options
 
 

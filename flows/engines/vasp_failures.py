@@ -11,7 +11,14 @@ from pathlib import Path
 from custodian.custodian import CustodianError, ValidationError
 from pymatgen.io.vasp import Vasprun
 
-from flows.causes import BadGeometryError, IonicNotConvergedError, JobTimeError, OutputParseError
+from flows.causes import (
+    BadGeometryError,
+    CodeCrashedError,
+    IonicNotConvergedError,
+    JobTimeError,
+    MissingSetupError,
+    OutputParseError,
+)
 
 SAID_IN = ("std_err.txt", "vasp.out")
 """Where VASP and its launcher say what went wrong."""
@@ -25,7 +32,7 @@ ENDED_FROM_OUTSIDE = 128 + signal.SIGTERM
 COMMAND_CURE = "cure: correct engine_options: {command: ...}, or load VASP's module in the site's worker_init"
 
 
-class VaspSetupError(RuntimeError):
+class VaspSetupError(MissingSetupError):
     """VASP cannot start here: its command, a POTCAR or their settings are missing or wrong."""
 
 
@@ -33,7 +40,7 @@ class ScfNotConvergedError(RuntimeError):
     """The electronic cycle did not settle."""
 
 
-class VaspEndedError(RuntimeError):
+class VaspEndedError(CodeCrashedError):
     """VASP ended with an error of its own."""
 
 

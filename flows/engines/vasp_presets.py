@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from flows.cures import ALGORITHM_ITERATIONS, MIXING_ITERATIONS, STEPS, Cure
+from flows.cures import STEPS, Cure, iterations
 
 RELAX_MAKER = "atomate2.vasp.jobs.core:RelaxMaker"
 STATIC_MAKER = "atomate2.vasp.jobs.core:StaticMaker"
@@ -116,12 +116,15 @@ def cured_tags(tags: Mapping[str, Any], cured: AbstractSet[Cure]) -> dict[str, A
         tags: Those of the job so far.
         cured: The cures of this try.
     """
-    changed: dict[str, Any] = {}
+    most = tags.get("NELM", NELM)
+    changed: dict[str, Any] = {} if iterations(most, cured) == most else {"NELM": iterations(most, cured)}
     if Cure.SLOW_MIXING in cured:
-        # nearly linear mixing, what VASP's manual advises for densities that slosh
-        changed |= {"AMIX": 0.1, "BMIX": 0.0001, "NELM": MIXING_ITERATIONS * tags.get("NELM", NELM)}
+        changed |= {
+            "AMIX": 0.1,
+            "BMIX": 0.0001,
+        }  # nearly linear, as VASP's manual advises where densities slosh
     if Cure.OTHER_ALGORITHM in cured:
-        changed |= {"ALGO": "All", "NELM": ALGORITHM_ITERATIONS * tags.get("NELM", NELM)}
+        changed["ALGO"] = "All"
     if Cure.MORE_STEPS in cured and tags.get("NSW", 0) > 1:
         changed["NSW"] = STEPS * tags["NSW"]
     return changed

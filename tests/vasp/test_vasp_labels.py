@@ -114,11 +114,11 @@ def test_elements_without_potcar_are_told_apart(tmp_path: Path, monkeypatch: pyt
     [
         ({"command": command("scf"), "handlers": False}, "scf_not_converged", "200 electronic iterations"),
         ({"command": command("truncate")}, "parse_error", "not whole"),
-        ({"command": command("exit")}, "unknown", "exit code 2: internal error in a subroutine"),
+        ({"command": command("exit")}, "code_crashed", "exit code 2: internal error in a subroutine"),
         ({"command": command("kill")}, "out_of_memory", "killed (signal 9)"),
         ({"command": command("memory")}, "out_of_memory", "oom-kill event"),
         ({"command": "no_vasp_here"}, "missing_setup", "no_vasp_here"),
-        ({"incar": {"NO_SUCH_TAG": 1}}, "unknown", "stand-in refuses: unknown tags"),
+        ({"incar": {"NO_SUCH_TAG": 1}}, "code_crashed", "stand-in refuses: unknown tags"),
     ],
 )
 def test_a_failure_has_its_cause_and_vasps_own_words(
