@@ -75,7 +75,7 @@ TEMPLATE = """
 """
 """Input that ASE completes with cell, atoms, functional and cut-off."""
 
-MIXING, OTHER_MIXING = "BROYDEN_MIXING", "KERKER_MIXING"
+MIXING, OTHER_MIXING = "BROYDEN_MIXING", "PULAY_MIXING"
 """How densities are mixed, and how after they did not settle."""
 ALPHA, SLOW_ALPHA = 0.4, 0.1
 """How much of the new density is mixed in."""
