@@ -99,6 +99,9 @@ def test_responses_that_contradict_one_another_are_told() -> None:
     skewed = [one * np.exp(0.3j) for one in responses]
     with pytest.raises(OutputParseError, match="contradict"):
         response_phonons(unit, supercell, skewed, OPTIONS)
+    drifting = [one + 0.3 * np.abs(one).max() * np.eye(len(one)) for one in responses]
+    with pytest.raises(OutputParseError, match=r"acoustic sum rule is broken by \d+%: raise"):
+        response_phonons(unit, supercell, drifting, OPTIONS)
     with pytest.raises(OutputParseError, match="wanted"):
         response_phonons(unit, supercell, responses[:-1], OPTIONS)
 
