@@ -17,6 +17,10 @@ from flows.phonon_jobs import LARGE, Phonons, frequencies_of, plain_of, prepared
 WORST_REAL = 0.01
 """Force constants of a crystal are real; what is left of an imaginary part, by the largest of them, is numerical."""
 
+LARGEST_DRIFT = 0.1
+"""Force on a crystal that is moved as a whole, by the largest force constant: more means too low a cut-off. What is
+less is taken off the force constants, as with displacements."""
+
 
 @job(name="responses")
 def run_responses(
@@ -81,6 +85,8 @@ def response_phonons(
         raise OutputParseError(f"responses of shapes {shapes}, {len(needed)} of {size} wanted, or no numbers")
     transform, crystal = transform_of(phonon), symmetries_of(phonon)
     points = transform.commensurate_points
+    gamma = needed.index(int(np.abs(points).max(axis=1).argmin()))
+    _refuse_drift(responses[gamma], largest=max(float(np.abs(one).max()) for one in responses))
     found = all_matrices(points, dict(zip(needed, responses, strict=True)), origins(points, crystal), crystal)
     roots = np.sqrt(np.repeat(phonon.primitive.masses, 3))
     transform.dynamical_matrices = [one / np.outer(roots, roots) for one in found]
@@ -110,6 +116,14 @@ def symmetries_of(phonon: Phonopy) -> Symmetries:
         rotations=np.array(operations["rotations"], dtype=np.int64),
         translations=np.array(operations["translations"]),
     )
+
+
+def _refuse_drift(at_gamma: Complexes, largest: float) -> None:
+    """Raise if a crystal that is moved as a whole would feel forces, from the response (3 n, 3 n) at Γ."""
+    blocks = at_gamma.reshape(len(at_gamma), -1, 3).sum(axis=1)
+    drift = float(np.abs(blocks).max()) / largest
+    if drift > LARGEST_DRIFT:
+        raise OutputParseError(f"the acoustic sum rule is broken by {drift:.0%}: raise the engine's cut-off")
 
 
 def _refuse_contradictions(phonon: Phonopy, points: Any, matrices: Any) -> None:

@@ -38,7 +38,7 @@ PRESETS: dict[str, dict[str, float]] = {
 }  # fmt: skip
 """Values of the options that are left out; `EspressoConfig` has their units."""
 
-CORE_SECONDS: dict[str, float] = {"fast": 5.0, "normal": 30.0, "precise": 150.0}
+CORE_SECONDS: dict[str, float] = {"fast": 4.0, "normal": 20.0, "precise": 100.0}
 """Core-seconds of one atom, relaxation and static together; see `EspressoEngine.expected_core_seconds`."""
 
 SEARCHED = "ESPRESSO_PSEUDO"

@@ -14,14 +14,15 @@ from phonopy import Phonopy
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
+from flows.building import job_records
 from flows.causes import OutputParseError
 from flows.dfpt import divisors_of, origins, with_atomic_phases
 from flows.dfpt_jobs import needed_points, response_phonons, symmetries_of, transform_of
 from flows.engines.abinit import AbinitEngine
-from flows.engines.abinit_response import response_in
+from flows.engines.abinit_response import AbinitResponseMaker, response_in
 from flows.errors import EngineOptionsError
 from flows.phonon_jobs import phonons_of, plain_of, prepared
-from flows.run import build_label, settings_of
+from flows.run import build_label, run_job_once, settings_of
 from flows.testing import label
 
 HERE = AbinitEngine().check()
@@ -98,6 +99,9 @@ def test_responses_that_contradict_one_another_are_told() -> None:
     skewed = [one * np.exp(0.3j) for one in responses]
     with pytest.raises(OutputParseError, match="contradict"):
         response_phonons(unit, supercell, skewed, OPTIONS)
+    drifting = [one + 0.3 * np.abs(one).max() * np.eye(len(one)) for one in responses]
+    with pytest.raises(OutputParseError, match=r"acoustic sum rule is broken by \d+%: raise"):
+        response_phonons(unit, supercell, drifting, OPTIONS)
     with pytest.raises(OutputParseError, match="wanted"):
         response_phonons(unit, supercell, responses[:-1], OPTIONS)
 
@@ -126,6 +130,31 @@ def test_a_database_without_all_derivatives_is_torn() -> None:
     text = " natom 1\n 2nd derivatives (non-stat.)  - # elements : 1\n 1 1 1 1 0.5D+00 0.0D+00\n"
     with pytest.raises(OutputParseError, match="lacks derivatives"):
         response_in(text, np.eye(3))
+
+
+def abinits_response(cell: Structure, q_point: list[float], folder: Path) -> npt.NDArray[np.complex128]:
+    options = {"preset": "fast", "ecut_ev": 200.0, "kpts_per_inverse_ang": 0.5}
+    (record,) = job_records(AbinitResponseMaker(engine_options=options).make(cell, q_point, [3, 3, 1]))
+    result = run_job_once(record["job"], [], str(folder))
+    assert result["ok"], result["failure"]
+    output = result["docs"][0]["output"]
+    return np.array(output["real"]) + 1j * np.array(output["imag"])
+
+
+@needs_abinit
+@pytest.mark.slow
+def test_a_response_is_the_same_in_a_left_handed_cell(tmp_path: Path) -> None:
+    """Without a centre of inversion q and -q differ, so a wrong sign would show."""
+    cell = Structure(
+        Lattice.from_parameters(3.6, 4.0, 4.2, 80, 95, 100), ["Al", "Si"], [[0, 0, 0], [0.4, 0.5, 0.6]]
+    )
+    order = [1, 0, 2]
+    mirrored = Structure(Lattice(cell.lattice.matrix[order]), cell.species, cell.frac_coords[:, order])
+    one = abinits_response(cell, [1 / 3, 0.0, 0.0], tmp_path / "one")
+    other = abinits_response(mirrored, [0.0, 1 / 3, 0.0], tmp_path / "other")
+    assert np.abs(one.imag).max() > 0.1
+    assert np.abs(one - other).max() < 2e-3
+    assert np.abs(one - one.conj().T).max() < 2e-3
 
 
 @needs_abinit
