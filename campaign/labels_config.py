@@ -73,7 +73,9 @@ class LabelsConfig(Block):
     """What is computed for a selected candidate, and with which engine."""
 
     flow: str = Field("relax_static", description="Label flow by its name, or an import path.")
-    engine: str = Field("gpaw", description="Engine: gpaw, abinit, cp2k, espresso, vasp, mlip, or an import path.")
+    engine: str = Field(
+        "gpaw", description="Engine: gpaw, abinit, cp2k, espresso, vasp, mlip, or an import path."
+    )
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Options of the engine.")
     flow_options: dict[str, Any] = Field(default_factory=dict, description="Options of the flow.")
     hull: Literal["engine", "reference", "materials_project"] = Field(
