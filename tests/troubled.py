@@ -1,4 +1,4 @@
-"""Calculators that run into real trouble: they eat memory, kill their process, leave torn output or take for ever."""
+"""Components that run into real trouble: they eat memory, kill their process, leave torn output or take for ever."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 from ase.calculators.lj import LennardJones
+from components import BinaryGenerator
+from pymatgen.core import Structure
 
 from flows.causes import CodeCrashedError
 from flows.job_context import job_folder
+from models.data import Conditions
 
 
 class _Troubled(LennardJones):
@@ -80,6 +83,28 @@ class Slow(_Troubled):
     def trouble(self) -> None:
         self.times("geometries")
         time.sleep(0.6)
+
+
+class Unequipped(_Troubled):
+    """Asks GPAW to compute a compound where GPAW finds none of its datasets."""
+
+    def trouble(self) -> None:
+        import gpaw
+
+        gpaw.setup_paths.clear()
+        copy = self.atoms.copy()
+        copy.calc = gpaw.GPAW(mode={"name": "pw", "ecut": 200}, txt=str(job_folder() / "gpaw.txt"))
+        copy.get_potential_energy()
+
+
+class Collapsing(BinaryGenerator):
+    """Proposes crystals whose atoms lie nearly on top of one another."""
+
+    def sample(self, n: int, conditions: Conditions, seed: int) -> list[Structure]:
+        return [
+            Structure(one.lattice, one.species, [[0, 0, 0], [0.05, 0.05, 0.05]])
+            for one in super().sample(n, conditions, seed)
+        ]
 
 
 class Unruly(_Troubled):

@@ -17,12 +17,16 @@ GPAW = {"preset": "fast", "kpts_per_inverse_ang": 1.0, "ecut_ev": 200.0}
 CURED = [[], ["slow_mixing"], ["slow_mixing", "other_algorithm"]]
 
 
-def campaign_of_one(folder: Path, **labels: Any) -> list[dict[str, Any]]:
+def campaign_of_one(
+    folder: Path, generator: str = "components:BinaryGenerator", **labels: Any
+) -> list[dict[str, Any]]:
     """Run a campaign of one candidate in pools of real processes; return its label, then those of the elements."""
     file = small_campaign(
         folder,
         chemistry={"elements": ["Ca", "Si"]},
         acquisition={"candidates_per_round": 4, "labels_per_round": 1, "lookahead_rounds": 0},
+        generators=[{"kind": generator}],
+        screen=[{"kind": "composition"}, {"kind": "duplicates"}],
         labels=labels,
         stop={"rounds": 1},
     )
@@ -116,3 +120,16 @@ def test_the_unforeseen_is_tried_as_often_as_the_configuration_says(tmp_path):
     assert (label["state"], label["failure"]["cause"]) == ("failed", "unknown")
     assert causes(label) == ["unknown"] * 3
     assert "the moon is full" in label["failure"]["message"]
+
+
+def test_a_crystal_that_cannot_be_computed_is_not_tried_again(tmp_path):
+    label = labelled(tmp_path, generator="troubled:Collapsing")
+    assert (label["state"], label["failure"]["cause"]) == ("failed", "bad_geometry")
+    assert causes(label) == ["bad_geometry"]
+
+
+def test_a_missing_dataset_is_not_looked_for_again(tmp_path):
+    pytest.importorskip("gpaw")
+    label = labelled(tmp_path, **troubled("Unequipped"))
+    assert (label["state"], label["failure"]["cause"]) == ("failed", "missing_setup")
+    assert causes(label) == ["missing_setup"]
