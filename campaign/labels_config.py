@@ -56,7 +56,7 @@ class LabelsConfig(Block):
     """What is computed for a selected candidate, and with which engine."""
 
     flow: str = Field("relax_static", description="Label flow by its name, or an import path.")
-    engine: str = Field("gpaw", description="DFT engine: gpaw, mlip, or an import path.")
+    engine: str = Field("gpaw", description="DFT engine by its name, or an import path.")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Options of the engine.")
     flow_options: dict[str, Any] = Field(default_factory=dict, description="Options of the flow.")
     hull: Literal["engine", "reference"] = Field(
