@@ -83,6 +83,8 @@ class RunJob(Action):
     label: str = ""
     job: str = ""
     index: int = 1
+    alone: bool = False
+    """It needs the memory of the whole pool: nothing else may run there meanwhile."""
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,40 @@ def check_components(config: CampaignConfig) -> None:
     read_options(cls, surrogate.kind, "surrogate", surrogate.options)
     label_settings(config)
     follow_up_settings(config)
+    check_hull(config)
+
+
+def check_hull(config: CampaignConfig) -> None:
+    """Check that labels and the phases that they are compared with have their energies on one scale.
+
+    Raises:
+        ComponentError: `labels.hull: materials_project` with other settings than the Materials Project's, or with
+            reference data that are not said to hold its corrected energies.
+    """
+    from flows.registry import ENGINES, build
+
+    labels, reference = config.labels, config.reference
+    if labels.hull != "materials_project":
+        return
+    why = "total energies of other settings differ by more than what separates stable from unstable"
+    engine = build(labels.engine, ENGINES, "engine", labels.engine_options)
+    if not getattr(engine, "on_materials_project_scale", False):
+        raise ComponentError(
+            f"labels.hull: materials_project needs labels with its own settings, for {why}",
+            value=f"engine {labels.engine} with {labels.engine_options}",
+            allowed="engine vasp with preset mp, and no other option that decides an energy",
+            cure="choose these, or hull: engine, which computes the competing phases with the labels' own settings",
+        )
+    sources = reference.crystals if reference.hull is None else reference.hull
+    others = [one for one in sources if one.partition(":")[0] != "materials-project"]
+    builtin = [one for one in others if one.startswith("builtin:")]
+    if builtin or (others and reference.energy_scale != "materials_project"):
+        raise ComponentError(
+            "labels.hull: materials_project needs a hull of corrected Materials Project energies",
+            value=", ".join(builtin or others),
+            allowed="the source materials-project, or files under reference.energy_scale: materials_project",
+            cure="name such a source in reference.hull, and say its energy_scale; or choose hull: engine",
+        )
 
 
 def label_settings(config: CampaignConfig) -> tuple[dict[str, Any], str]:

@@ -22,7 +22,10 @@ from campaign.errors import ConfigError
 from campaign.labels_config import LabelsConfig
 from campaign.store import StoreConfig
 
-RESUMABLE = frozenset({"site", "stop", "labels.max_attempts", "store"})
+RESUMABLE = frozenset(
+    {"site", "stop", "store"}
+    | {f"labels.{name}" for name in ("max_attempts", "on_failure", "job_hours", "job_memory_gb")}
+)
 """Dotted keys whose edit on resume changes neither what a label means nor which candidate is chosen."""
 
 
@@ -36,6 +39,11 @@ class ReferenceConfig(Block):
     )
     hull: tuple[str, ...] | None = Field(
         None, description="Sources of formation energies for the hull; the crystals themselves when left out."
+    )
+    energy_scale: Literal["own", "materials_project"] = Field(
+        "own",
+        description="materials_project says that the hull's files hold formation energies with the corrections of "
+        "the Materials Project; labels.hull: materials_project needs that, and the source materials-project has it.",
     )
     exclude: tuple[str, ...] = Field(
         (),

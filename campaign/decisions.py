@@ -203,25 +203,27 @@ class Decider:
             self.store.query(
                 "labels",
                 {"purpose": "reference", "state": "done", "settings_hash": self.settings_hash},
-                fields=["_id", "formula", "result.energy_per_atom"],
+                fields=["_id", "formula", "result.energy_per_atom", "result.mp_correction_per_atom"],
             )
         )
+        kind = self.config.labels.hull
         phases = []
-        if self.config.labels.hull == "reference":
+        if kind != "engine":
             within = self.reference.within(self.config.chemistry.elements)
             phases = [entry for entry in within.hull_entries if len(entry.elements) > 1]
-        hull = EngineHull(references, phases)
+        hull = EngineHull(references, phases, corrected=kind == "materials_project")
         limit = self.config.labels.stable_ev_per_atom
         projected = []
         for name in labels:
             label = self.store.get("labels", name) or {}
-            found = hull.judge(Composition(label["formula"]), float(label["result"]["energy_per_atom"]))
+            found = hull.judge(Composition(label["formula"]), label["result"])
             above = found.e_above_hull
             fields = {
                 "result.formation_energy_per_atom": found.formation_energy_per_atom,
                 "result.e_above_hull": above,
                 "result.stable": label["purpose"] == "candidate" and above is not None and above <= limit,
                 "judged": True,
+                "judged_on": {"hull": kind, "settings_hash": self.settings_hash},
             }
             self.store.set_fields("labels", name, fields)
             projected.append(project_label(self.store.get("labels", name) or {}))
@@ -328,7 +330,7 @@ def reference_phases(config: CampaignConfig, reference: ReferenceSet) -> list[Re
     elements = config.chemistry.elements
     within = reference.within(elements)
     needed = ReferenceHull(within.hull_entries).vertices(elements)
-    if config.labels.hull == "reference":
+    if config.labels.hull != "engine":
         needed = [entry for entry in needed if len(entry.elements) == 1]
     crystals = _lowest_crystals(within)
     missing = [entry.formula for entry in needed if entry.raw is None and entry.formula not in crystals]
@@ -336,7 +338,7 @@ def reference_phases(config: CampaignConfig, reference: ReferenceSet) -> list[Re
         raise ReferenceDataError(
             f"hull phases have an energy but no crystal to compute with the engine ({', '.join(missing[:8])})",
             cure="add their crystals to reference.crystals"
-            + ("" if config.labels.hull == "reference" else ", or set labels.hull: reference"),
+            + ("" if config.labels.hull != "engine" else ", or set labels.hull: reference"),
         )
     return [entry if entry.raw is not None else crystals[entry.formula] for entry in needed]
 

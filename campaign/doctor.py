@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from campaign.errors import CampaignError
+from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
 from campaign.parallel.preflight import PACKAGES, PreflightResult, probe
-from campaign.site import Site, cores_available, gpus_visible, load_site
+from campaign.site import Site, cores_available, gpus_visible, load_site, pools_with_workers
 
 MODULES = {
     "torch": "torch", "numpy": "numpy", "pymatgen": "pymatgen.core", "jobflow": "jobflow",
@@ -205,13 +206,25 @@ def _preflight_rows(site: Site) -> list[Check]:
     from campaign.parallel.preflight import preflight
 
     rules = {} if site.parsl_config else {name: size.rule for name, size in site_sizes(site).items()}
+    dft = site.pools.dft
     with tempfile.TemporaryDirectory(prefix="campaign-doctor-") as name:
         pools = open_pools(site, Path(name))
         try:
-            results = preflight(pools)
-            return [_pool_row(result, pools.slots, rules) for result in results]
+            results = preflight(pools, pools_with_workers(site))
+            rows = [_pool_row(result, pools.slots, rules) for result in results]
+            return [*rows, _launchpad_row(dft)] if isinstance(dft, FireworksPoolConfig) else rows
         finally:
             pools.close(cancel=True)
+
+
+def _launchpad_row(dft: FireworksPoolConfig) -> Check:
+    """Return what is known of a pool on a LaunchPad, which has answered; its workers come and go by themselves."""
+    from campaign.parallel.launchpad import fireworks_version
+
+    where = dft.launchpad.where() if isinstance(dft.launchpad, LaunchPadConfig) else str(dft.launchpad)
+    marks = [f"{word} {mark}" for word, mark in (("category", dft.category), ("worker", dft.fworker)) if mark]
+    found = f"{dft.slots} Fireworks at a time{''.join(f', {mark}' for mark in marks)}; FireWorks {fireworks_version()}"
+    return Check("pool dft", True, f"{found}, LaunchPad {where} answers")
 
 
 def _pool_row(result: PreflightResult, slots: Mapping[str, int], rules: Mapping[str, str]) -> Check:

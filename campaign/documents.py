@@ -197,15 +197,18 @@ class LabelDocument(Document):
     models: dict[str, str] = {}
     """Model key -> version at selection."""
     jobs: list[dict[str, Any]] = []
-    """Jobs of the flow in order: {uuid, index, name, parents, state}."""
+    """Jobs of the flow in order: {uuid, index, name, parents, state, alone}."""
     attempts: list[dict[str, Any]] = []
-    """Every try of a job: {job, host, started, ended, cause, message}; cause is None on success."""
+    """Every try of a job: job, index, cause and message (None on success), host, pid, started, ended, wall_seconds,
+    core_hours, the folder with its logs, and its cures."""
     result: dict[str, Any] | None = None
     """LabelDoc of the engine plus formation_energy_per_atom, e_above_hull [eV/atom] and stable."""
     failure: dict[str, Any] | None = None
     """{cause, message, detail} of the last attempt when the label failed for good."""
     judged: bool = False
     """Its formation energy and distance to the hull have been worked out, as far as they can be."""
+    judged_on: dict[str, str] = {}
+    """What these are relative to: {hull, settings_hash} of `labels.hull` and of the reference labels."""
     core_hours: float = 0.0
     created: str
     ended: str | None = None

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from campaign.actions import Action, BuildLabel, Finish, RunJob, Sample, Score, Screen, Train
 from campaign.decisions import Decider
 from campaign.documents import now
-from campaign.failures import try_again
+from campaign.failures import try_task_again
 from campaign.orders import OrderBook
 from campaign.parallel.pools import Pools, classify_exception
 from campaign.plan import plan
@@ -34,7 +34,7 @@ USAGE_PERIOD_S = 5.0
 """How often resource use is written to the campaign's document [s]."""
 
 MAX_TASK_ATTEMPTS = 3
-"""Tries of a task that is not a label's job (those have `labels.max_attempts`)."""
+"""Tries of a task that is not a label's job (those have policies by cause)."""
 
 MAX_TASK_LOSSES = 5
 """Lost workers forgiven to such a task; one of its crystals may be what kills them."""
@@ -155,13 +155,14 @@ class Driver:
             # Whatever a worker raises becomes a typed cause here; the driver itself never stops for it.
             cause, message = classify_exception(error)
             result = {"ok": False, "failure": {"cause": cause, "message": message, "detail": ""}}
+            if isinstance(action, RunJob):  # the worker cannot say what its end has cost
+                result |= self.book.lost_job(action, waited_s)
         self._count_task(action, result, waited_s)
         if isinstance(action, RunJob):
             if result["ok"]:
                 self.state = self.recorder.job_done(action, result, self.state)
             else:
-                limit = self.decider.config.labels.max_attempts
-                self.state = self.recorder.job_failed(action, result, limit, self.state)
+                self.state = self.recorder.job_failed(action, result, self.decider.config.labels, self.state)
         elif result.get("ok", True):
             self._record_task(action, result)
         else:
@@ -196,7 +197,7 @@ class Driver:
         causes = self._causes.setdefault(action.key, [])
         causes.append(failure["cause"])
         self.store.log_event("task_failed", f"{action.key}: {failure['cause']}: {failure['message']}")
-        if not try_again(causes, MAX_TASK_ATTEMPTS, MAX_TASK_LOSSES):
+        if not try_task_again(causes, MAX_TASK_ATTEMPTS, MAX_TASK_LOSSES):
             self._causes.pop(action.key)
             instead = substitute_result(action, self.state, failure)
             if isinstance(action, BuildLabel):

@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from campaign.config_block import Block
+from campaign.failures import POLICIES, Policy
+from flows.cures import Cure
+from flows.schemas import FailureCause
 
-SUMMARIES = frozenset({"phonon", "elastic", "equation_of_state"})
+SUMMARIES = frozenset({"phonon", "elastic", "equation_of_state", "electronic"})
 """Fields of a label that only some flows fill."""
 
 JUDGED = frozenset({"formation_energy_per_atom", "e_above_hull", "stable"})
@@ -52,20 +55,48 @@ class FollowUpConfig(Block):
         return value
 
 
+class FailureConfig(Block):
+    """What is done about one cause of failure."""
+
+    tries: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None, description="The failure of this number is the last one; as the table says when left out."
+    )
+    cures: tuple[Cure, ...] | None = Field(
+        None,
+        description="What the tries after the first, second, ... failure do otherwise, each keeping those before it: "
+        + ", ".join(Cure)
+        + "; as the table says when left out.",
+    )
+
+
 class LabelsConfig(Block):
     """What is computed for a selected candidate, and with which engine."""
 
     flow: str = Field("relax_static", description="Label flow by its name, or an import path.")
-    engine: str = Field("gpaw", description="DFT engine by its name, or an import path.")
+    engine: str = Field(
+        "gpaw", description="Engine: gpaw, abinit, cp2k, espresso, vasp, mlip, or an import path."
+    )
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Options of the engine.")
     flow_options: dict[str, Any] = Field(default_factory=dict, description="Options of the flow.")
-    hull: Literal["engine", "reference"] = Field(
+    hull: Literal["engine", "reference", "materials_project"] = Field(
         "engine",
         description="engine: elements and hull phases of the chemistry are computed once with the same settings, "
-        "so that e_above_hull is consistent; reference: only the elements, and the hull of the reference data.",
+        "so that e_above_hull is consistent; reference: only the elements, and the hull of the reference data; "
+        "materials_project: as reference, labels corrected as the Materials Project corrects its own (engine vasp "
+        "with preset mp, and reference.energy_scale: materials_project).",
     )
     max_attempts: Annotated[int, Field(ge=1, le=20)] = Field(
-        2, description="Tries of a job before its label fails. Lost nodes and walltimes do not count."
+        2, description="Tries of a job that fails for a cause without a number of its own (see `on_failure`)."
+    )
+    on_failure: dict[FailureCause, FailureConfig] = Field(
+        default_factory=dict,
+        description="What to do otherwise about causes of failure, for example scf_not_converged: {tries: 4}.",
+    )
+    job_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Longest time of one job [h]; what it had relaxed by then is not lost. None: any."
+    )
+    job_memory_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Most memory of one job's process [GB]; None: any."
     )
     stable_ev_per_atom: float = Field(
         0.0, description="A label counts as stable when its e_above_hull is at most this [eV/atom]."
@@ -92,6 +123,17 @@ class LabelsConfig(Block):
                     hint = f"; did you mean {close[0]!r}?" if close else ""
                     raise ValueError(f"{name}: no label has a field {field!r}{hint}")
         return value
+
+    def policies(self) -> dict[str, Policy]:
+        """Return what is done about each cause of failure."""
+        return {
+            cause: Policy(
+                said.tries if said and said.tries is not None else known.tries,
+                said.cures if said and said.cures is not None else known.cures,
+            )
+            for cause, known in POLICIES.items()
+            for said in [self.on_failure.get(FailureCause(cause))]
+        }
 
     def follow_up(self, name: str) -> FollowUpConfig:
         """Return an entry of `then` with everything that was left out filled in."""

@@ -22,6 +22,7 @@ from campaign.components import (
     spec_of,
 )
 from campaign.config import (
+    RESUMABLE,
     CampaignConfig,
     changes,
     config_document,
@@ -40,7 +41,7 @@ from campaign.recording import Recorder
 from campaign.recovery import project, retry_failed, sweep, unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
 from campaign.run_folder import RunFolder, default_run_folder, find_run
-from campaign.site import load_site
+from campaign.site import PoolConfig, load_site
 from campaign.store import CampaignStore, embedded_path
 from campaign.validation import check_engine
 from campaign.views.progress import Progress
@@ -157,7 +158,9 @@ def _drive(
         state = decider.make_labels(index, chosen, state)
     _end_orphans(campaign)
     status, reason = CampaignStatus.STOPPED, "interrupted"
-    pools = open_pools(load_site(config.site, folder.path), folder.logs, pool_kind)
+    site = load_site(config.site, folder.path)
+    cores = site.pools.dft.cores_per_worker if isinstance(site.pools.dft, PoolConfig) else 1
+    pools = open_pools(site, folder.logs, pool_kind)
     try:
         store.set_fields(
             "campaigns",
@@ -167,7 +170,7 @@ def _drive(
         driver = Driver(
             store=store,
             pools=pools,
-            book=OrderBook(store, config, spec, model_roles(config), folder, reference_path),
+            book=OrderBook(store, config, spec, model_roles(config), folder, reference_path, cores),
             recorder=Recorder(store, config.name, spec),
             decider=decider,
             folder=folder,
@@ -305,7 +308,7 @@ def _edited(old: CampaignConfig, new: CampaignConfig, origin: Path) -> CampaignC
         raise ConfigError(
             f"{origin}: {key} changed from {before!r}{more}: it would change what the campaign's labels mean",
             value=after,
-            allowed="changes of site, stop, store, labels.max_attempts",
+            allowed="changes of " + ", ".join(sorted(RESUMABLE)),
             cure="undo the change, or launch a new campaign",
         )
     return new

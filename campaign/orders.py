@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from campaign import tasks
 from campaign.actions import Action, BuildLabel, RunJob, Sample, Score, Screen, Train
 from campaign.config import CampaignConfig
-from campaign.documents import derive_seed
+from campaign.documents import LabelStatus, derive_seed, now
+from campaign.failures import allowance, causes_of, cures_for
 from campaign.plan import Spec
 from campaign.run_folder import RunFolder
 from campaign.state import CampaignState
 from campaign.store import CampaignStore
+from flows.cures import Cure
 
 Order = tuple[Callable[[dict[str, Any]], dict[str, Any]], dict[str, Any]]
 
@@ -55,6 +58,8 @@ class OrderBook:
     folder: RunFolder
     reference: str
     """Absolute path of the prepared reference."""
+    cores_per_job: int = 1
+    """Cores that a worker of the pool `dft` holds."""
 
     def order(self, action: Action, state: CampaignState) -> Order:
         """Return the function and the document of a task."""
@@ -167,8 +172,50 @@ class OrderBook:
             *self.store.query("jobs", {"uuid": {"$in": uuids}}),
             *self.store.query("data", {"job_uuid": {"$in": uuids}}),
         ]
-        folder = self.folder.work / action.label / f"{action.job}-{action.index}"
-        return {"job": record["job"], "upstream": upstream, "work_dir": str(folder)}
+        attempts = (self.store.get("labels", action.label) or {}).get("attempts", [])
+        causes, policies = causes_of(attempts, action.job, action.index), self.config.labels.policies()
+        hours, memory_gb = self.config.labels.job_hours, self.config.labels.job_memory_gb
+        tries = sum((one["job"], one["index"]) == (action.job, action.index) for one in attempts)
+        return {
+            "job": record["job"],
+            "upstream": upstream,
+            "work_dir": str(self._job_folder(action)),
+            "cures": [cure.value for cure in cures_for(causes, policies)],
+            "seconds": allowance(hours and hours * 3600, Cure.MORE_TIME, causes, policies),
+            "memory_gb": allowance(memory_gb, Cure.MORE_MEMORY, causes, policies),
+            "about": self._about(action, record["name"], tries + 1, state),
+        }
+
+    def _job_folder(self, action: RunJob) -> Path:
+        return self.folder.work / action.label / f"{action.job}-{action.index}"
+
+    def lost_job(self, action: RunJob, waited_s: float) -> dict[str, Any]:
+        """Return what is known of a job whose worker came to an end: where it ran, and what it took."""
+        return {
+            "folder": str(self._job_folder(action)),
+            "ended": now(),
+            "wall_seconds": waited_s,
+            "core_hours": waited_s * self.cores_per_job / 3600,
+        }
+
+    def _about(self, action: RunJob, name: str, attempt: int, state: CampaignState) -> dict[str, Any]:
+        """Return what a pool that outlives the driver has to know of a job: whose it is, which try, how urgent."""
+        label = state.labels[action.label]
+        return {
+            "campaign": self.config.name,
+            "launched": (self.store.get("campaigns", self.config.name) or {}).get("created", ""),
+            "label": label.id,
+            "candidate": label.candidate_id,
+            "formula": label.formula,
+            "purpose": label.purpose,
+            "round": label.round,
+            "rank": label.rank,
+            "begun": label.state == LabelStatus.RUNNING,
+            "job": action.job,
+            "index": action.index,
+            "name": name,
+            "attempt": attempt,
+        }
 
     def _train(self, action: Train, state: CampaignState) -> dict[str, Any]:
         role, learn = self.roles[action.model], self.config.learn

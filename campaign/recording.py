@@ -20,7 +20,8 @@ from campaign.documents import (
     round_id,
     version_id,
 )
-from campaign.failures import try_again
+from campaign.failures import causes_of, cures_for, try_again
+from campaign.labels_config import LabelsConfig
 from campaign.plan import Spec
 from campaign.state import (
     MEMBER_FIELDS,
@@ -33,6 +34,7 @@ from campaign.state import (
     project_round,
 )
 from campaign.store import CampaignStore
+from flows.cures import Cure
 from flows.graph import key_of, with_new_jobs
 
 BATCH_STRIDE = 100_000
@@ -159,9 +161,9 @@ class Recorder:
             flow = {**flow, "jobs": with_new_jobs(flow["jobs"], action.job, result["new_jobs"])}
             self.store.put("flows", flow)
         label = self._get("labels", action.label)
-        states = {key_of(job): job["state"] for job in label["jobs"]}
-        states[action.job, action.index] = LabelStatus.DONE.value
-        jobs = [_job_summary(job) | {"state": states.get(key_of(job), "queued")} for job in flow["jobs"]]
+        done = _with_job_state(label["jobs"], action, LabelStatus.DONE)
+        standing = {key_of(job): {"state": job["state"], "alone": bool(job.get("alone"))} for job in done}
+        jobs = [_job_summary(job) | standing.get(key_of(job), {}) for job in flow["jobs"]]
         fields: dict[str, Any] = {
             "jobs": jobs,
             "attempts": [*label["attempts"], _attempt(action, result, None)],
@@ -181,18 +183,18 @@ class Recorder:
         return self._ended(label, action.label, fields, CandidateStatus.LABELLED, state)
 
     def job_failed(
-        self, action: RunJob, result: Mapping[str, Any], max_attempts: int, state: CampaignState
+        self, action: RunJob, result: Mapping[str, Any], labels: LabelsConfig, state: CampaignState
     ) -> CampaignState:
-        """Note a failed try; queue the job again, or give the label up."""
+        """Note a failed try; queue the job again, or give the label up, as the policy for its cause says."""
         label = self._get("labels", action.label)
         failure = result["failure"]
         attempts = [*label["attempts"], _attempt(action, result, failure)]
-        tries = [one for one in attempts if (one["job"], one["index"]) == (action.job, action.index)]
-        causes = [one["cause"] for one in tries if one["cause"] and not one.get("forgiven")]
-        again = try_again(causes, max_attempts)
+        causes, policies = causes_of(attempts, action.job, action.index), labels.policies()
+        again = try_again(causes, policies, labels.max_attempts)
         outcome = LabelStatus.QUEUED if again else LabelStatus.FAILED
+        alone = again and Cure.MORE_MEMORY in cures_for(causes, policies)
         fields: dict[str, Any] = {
-            "jobs": _with_job_state(label["jobs"], action, outcome),
+            "jobs": _with_job_state(label["jobs"], action, outcome, alone=alone),
             "attempts": attempts,
         }
         spent = float(result.get("core_hours") or 0.0)
@@ -291,12 +293,17 @@ def _job_summary(job: Mapping[str, Any]) -> dict[str, Any]:
         "parents": list(job["parents"]),
         "runs_without": bool(job.get("runs_without")),
         "state": LabelStatus.QUEUED.value,
+        "alone": False,
     }
 
 
-def _with_job_state(jobs: list[dict[str, Any]], action: RunJob, state: LabelStatus) -> list[dict[str, Any]]:
+def _with_job_state(
+    jobs: list[dict[str, Any]], action: RunJob, state: LabelStatus, *, alone: bool | None = None
+) -> list[dict[str, Any]]:
+    """Return the jobs with one's state put in, and unless it is None whether that one must run alone."""
+    changed: dict[str, Any] = {"state": state.value} | ({} if alone is None else {"alone": alone})
     return [
-        {**job, "state": state.value} if (job["uuid"], job["index"]) == (action.job, action.index) else job
+        {**job, **changed} if (job["uuid"], job["index"]) == (action.job, action.index) else job
         for job in jobs
     ]
 
@@ -309,6 +316,10 @@ def _attempt(action: RunJob, result: Mapping[str, Any], failure: Mapping[str, An
         "pid": result.get("pid"),
         "started": result.get("started"),
         "ended": result.get("ended"),
+        "wall_seconds": result.get("wall_seconds"),
+        "core_hours": float(result.get("core_hours") or 0.0),
+        "folder": result.get("folder"),
+        "cures": list(result.get("cures") or ()),
         "reused": bool(result.get("reused")),
         "cause": failure["cause"] if failure else None,
         "message": failure["message"] if failure else None,

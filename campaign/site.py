@@ -12,7 +12,8 @@ A site file is YAML; every key is optional (the built-in site `local` is all of 
       - source ~/dft/env.sh
     environment: {GPAW_SETUP_PATH: /opt/setups}
 
-Pools: `gpu` samples and trains, `cpu` screens, `dft` runs the label engine. Light: no torch, no parsl here.
+Pools: `gpu` samples and trains, `cpu` screens, `dft` runs the label engine, here or on the workers of a FireWorks
+LaunchPad (`campaign.parallel.fireworks_config`). Light: no torch, no parsl, no fireworks here.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from campaign.errors import SiteError
+from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig, located_launchpad
 
 POOLS = ("gpu", "cpu", "dft")
 """Names of the pools, in the order in which they are shown."""
@@ -40,6 +42,10 @@ class PoolConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["workers"] = Field(
+        default="workers",
+        description="workers, started by the site; for dft also fireworks, with other keys.",
+    )
     workers: Positive | Literal["auto"] = Field(
         default="auto", description="Tasks at a time; auto: from the machine."
     )
@@ -53,6 +59,17 @@ class PoolConfig(BaseModel):
     )
 
 
+def _kind_of(pool: object) -> str:
+    kind = pool.get("kind") if isinstance(pool, Mapping) else getattr(pool, "kind", None)
+    return "fireworks" if kind == "fireworks" else "workers"
+
+
+DftPoolConfig = Annotated[
+    Annotated[PoolConfig, Tag("workers")] | Annotated[FireworksPoolConfig, Tag("fireworks")],
+    Discriminator(_kind_of),
+]
+
+
 class PoolsConfig(BaseModel):
     """The three pools of a site."""
 
@@ -62,8 +79,8 @@ class PoolsConfig(BaseModel):
     """Sampling, surrogate and training; runs on a CPU core where there is no GPU."""
     cpu: PoolConfig = PoolConfig()
     """Screening."""
-    dft: PoolConfig = PoolConfig()
-    """The label engine."""
+    dft: DftPoolConfig = PoolConfig()
+    """The label engine; `kind: fireworks` leaves it to a LaunchPad's workers."""
 
 
 class Site(BaseModel):
@@ -134,7 +151,11 @@ def load_site(value: str, base_dir: Path) -> Site:
         raise SiteError(
             f"{path} is not a table of settings", value=document, allowed=sorted(Site.model_fields)
         )
-    return _checked(document, path)
+    site = _checked(document, path)
+    if isinstance(site.pools.dft, FireworksPoolConfig):
+        dft = located_launchpad(site.pools.dft, path.parent)
+        site = site.model_copy(update={"pools": site.pools.model_copy(update={"dft": dft})})
+    return site
 
 
 def _checked(document: Mapping[str, object], path: Path) -> Site:
@@ -151,8 +172,9 @@ def _checked(document: Mapping[str, object], path: Path) -> Site:
             allowed = PROVIDERS
         what = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
         more = f" ({error.error_count()} faults in all)" if error.error_count() > 1 else ""
+        secret = "launchpad" in fault["loc"]  # may hold a password
         raise SiteError(
-            f"{path.name}: {place or 'site'}: {what}", value=fault["input"], allowed=allowed,
+            f"{path.name}: {place or 'site'}: {what}", value=None if secret else fault["input"], allowed=allowed,
             cure=f"correct {path}{more}",
         ) from error  # fmt: skip
 
@@ -172,7 +194,16 @@ def _fields_at(place: tuple[int | str, ...]) -> list[str]:
     """Return the keys that are allowed beside the unknown key at `place`."""
     if place[:1] != ("pools",) or len(place) == 1:
         return sorted(Site.model_fields)
-    return sorted(POOLS if len(place) == 2 else PoolConfig.model_fields)
+    if len(place) == 2:
+        return sorted(POOLS)
+    if "launchpad" in place[:-1]:
+        return sorted(LaunchPadConfig.model_fields)
+    return sorted((FireworksPoolConfig if "fireworks" in place else PoolConfig).model_fields)
+
+
+def pools_with_workers(site: Site) -> tuple[str, ...]:
+    """Return the names of the pools whose workers the site starts: all, but for one on a LaunchPad."""
+    return tuple(name for name in POOLS if isinstance(getattr(site.pools, name), PoolConfig))
 
 
 def size_pools(site: Site, cores: int, gpus: tuple[str, ...]) -> dict[str, PoolSize]:
@@ -188,21 +219,19 @@ def size_pools(site: Site, cores: int, gpus: tuple[str, ...]) -> dict[str, PoolS
         gpus: Ids of the CUDA devices that are seen.
 
     Returns:
-        Pool name -> size.
+        Pool name -> size, of the pools whose workers the site starts.
 
     Raises:
         SiteError: More GPUs are asked for than there are, or more workers than GPUs.
     """
-    pools = site.pools
-    devices = {name: _devices(name, getattr(pools, name), gpus) for name in POOLS}
-    n_gpu = len(devices["gpu"]) or 1
-    n_dft = max(1, (cores - (cores > 2)) // pools.dft.cores_per_worker)
-    automatic = {"gpu": n_gpu, "dft": n_dft, "cpu": max(1, cores // 4 // pools.cpu.cores_per_worker)}
+    pools: dict[str, PoolConfig] = {name: getattr(site.pools, name) for name in pools_with_workers(site)}
+    devices = {name: _devices(name, pool, gpus) for name, pool in pools.items()}
+    # Cores that a pool's workers share; the GPUs' workers share none.
+    shared = {"gpu": 1, "dft": cores - (cores > 2), "cpu": cores // 4}
     sizes = {}
-    for name in POOLS:
-        pool: PoolConfig = getattr(pools, name)
+    for name, pool in pools.items():
         if pool.workers == "auto":
-            workers = len(devices[name]) or automatic[name]
+            workers = len(devices[name]) or max(1, shared[name] // pool.cores_per_worker)
             rule = _rule(name, cores, devices[name])
         else:
             workers, rule = pool.workers, "as the site says"

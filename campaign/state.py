@@ -63,6 +63,8 @@ class JobState:
     state: LabelStatus
     runs_without: bool = False
     """It runs although a parent failed."""
+    alone: bool = False
+    """It ran out of memory, and has the pool to itself from now on."""
 
     def record(self) -> dict[str, object]:
         """Return the record that `flows.graph` reads."""
@@ -211,6 +213,7 @@ def project_label(document: Mapping[str, Any]) -> LabelState:
                 tuple(job["parents"]),
                 LabelStatus(job["state"]),
                 bool(job.get("runs_without")),
+                bool(job.get("alone")),
             )
             for job in document.get("jobs", [])
         ),

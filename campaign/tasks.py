@@ -128,9 +128,11 @@ def build_label(task: Task) -> Result:
 
 def run_job(task: Task) -> Result:
     """Run one job of a label; see `flows.run.run_job_once`."""
+    from flows.job_limits import Limits
     from flows.run import run_job_once
 
-    return run_job_once(task["job"], task["upstream"], task["work_dir"])
+    limits = Limits(task["seconds"], task["memory_gb"])
+    return run_job_once(task["job"], task["upstream"], task["work_dir"], cures=task["cures"], limits=limits)
 
 
 @timed

@@ -8,6 +8,7 @@ from pathlib import Path
 from campaign.components import check_components, expected_load, reference_of, spec_of
 from campaign.config import CampaignConfig, load_config
 from campaign.errors import ComponentError
+from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
 from campaign.parallel.pooling import site_sizes
 from campaign.run_folder import default_run_folder, located_store
 from campaign.site import Site, load_site
@@ -20,7 +21,8 @@ SHOWN_SET_ASIDE = 5
 def check_engine(config: CampaignConfig, site: Site) -> str:
     """Try whether the label engine works here, and return what was found.
 
-    Workers that the site prepares with lines or variables of its own may see another machine: there it only warns.
+    Workers that the site prepares with lines or variables of its own, or that others start for a LaunchPad, may see
+    another machine: there it only warns.
 
     Raises:
         ComponentError: It does not, so that every label would fail.
@@ -32,14 +34,16 @@ def check_engine(config: CampaignConfig, site: Site) -> str:
     further = [labels.follow_up(name) for name in labels.then]
     wanted = [(labels.engine, labels.engine_options)]
     wanted += [(str(one.engine), dict(one.engine_options or {})) for one in further]
+    prepared = bool(site.worker_init or site.environment or site.parsl_config)
+    elsewhere = prepared or isinstance(site.pools.dft, FireworksPoolConfig)
     found = ""
     for engine, options in wanted:
         answer = build(engine, ENGINES, "engine", options).check()
-        if not answer.ok and not (site.worker_init or site.environment or site.parsl_config):
+        if not answer.ok and not elsewhere:
             raise ComponentError(f"the engine does not work: {answer.what}", value=engine, cure=answer.cure)
         what = str(answer.what)
         if not answer.ok:
-            what = f"does not work here ({what}), perhaps on the workers that the site prepares"
+            what = f"does not work here ({what}), perhaps on the site's workers"
         found = found or what
     return found
 
@@ -64,7 +68,15 @@ def validate(file: Path) -> Iterator[str]:
     spec = spec_of(config)
     load = expected_load(config, spec, reference)
     slots = ", ".join(f"{name} {size.workers}" for name, size in site_sizes(site).items())
+    dft = site.pools.dft
+    if isinstance(dft, FireworksPoolConfig):
+        slots += f", dft {dft.slots} on FireWorks"
     yield f"site {config.site}: slots {slots}"
+    if isinstance(dft, FireworksPoolConfig) and isinstance(dft.launchpad, LaunchPadConfig):
+        from campaign.parallel.launchpad import Board
+
+        Board(dft.launchpad).close()
+        yield f"LaunchPad: {dft.launchpad.where()} answers"
     if config.store.kind == "mongodb":
         with CampaignStore.open(located_store(config), base, read_only=True):
             yield "store: the MongoDB server answers"

@@ -9,12 +9,16 @@ Each part stands between `<!-- name -->` and `<!-- /name -->`.
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import itertools
 import json
 import re
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -179,12 +183,47 @@ def _placeholder(value: Any) -> Any:
     return value[1:].upper() if isinstance(value, str) and value.startswith("$") else value
 
 
+def failures() -> str:
+    """Return the table of causes of failure, with what is done about each."""
+    from campaign.failures import POLICIES
+    from flows.schemas import FailureCause
+
+    words = _member_words(FailureCause)
+    rows = ["| cause | what happened | ends after | cures |", "|---|---|---|---|"]
+    for cause, policy in POLICIES.items():
+        tries = f"{policy.tries}" if policy.tries else "`max_attempts`"
+        cures = ", then ".join(f"`{cure}`" for cure in policy.cures) or "–"
+        rows.append(f"| `{cause}` | {words[cause]} | {tries} | {cures} |")
+    return "\n".join(rows)
+
+
+def cures() -> str:
+    """Return the table of cures."""
+    from flows.cures import Cure
+
+    rows = [f"| `{cure}` | {words} |" for cure, words in _member_words(Cure).items()]
+    return "\n".join(["| cure | what the next try does |", "|---|---|", *rows])
+
+
+def _member_words(kind: type[StrEnum]) -> dict[str, str]:
+    """Return the docstring under each member of an enumeration; Python keeps them in the source alone."""
+    body = cast("ast.ClassDef", ast.parse(inspect.getsource(kind)).body[0]).body
+    found = {}
+    for member, below in itertools.pairwise(body):
+        if isinstance(member, ast.Assign) and isinstance(below, ast.Expr):
+            value = cast("ast.Constant", below.value).value
+            found[str(cast("ast.Constant", member.value).value)] = " ".join(str(value).split())
+    return found
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
     "commands": commands,
     "yaml-blocks": yaml_blocks,
     "components": components,
     "queries": queries,
+    "failures": failures,
+    "cures": cures,
 }
 
 

@@ -7,11 +7,11 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from flows.errors import LabelInputError
+from flows.errors import LabelFlowError, LabelInputError
 from flows.registry import ENGINES, LABEL_FLOWS, build
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from jobflow import Flow, Job
     from pymatgen.core import Structure
@@ -26,12 +26,12 @@ def settings_of(
     """Return what decides the meaning of a label: never cores, commands, folders or numbers of tries.
 
     Raises:
-        FlowsError: The flow or engine is unknown or mis-optioned, or they do not suit one another.
+        FlowsError: The flow or engine is unknown or mis-optioned, or the engine cannot do what the flow needs.
     """
     maker = build(flow, LABEL_FLOWS, "label flow", flow_options)
     found = build(engine, ENGINES, "engine", engine_options)
-    if check := getattr(maker, "check_engine", None):  # flows that need more than every engine has
-        check(found, engine)
+    if hasattr(maker, "refuse"):  # before a campaign begins rather than when its first label does
+        maker.refuse(found, engine)
     return {
         "flow": flow,
         "flow_options": maker.config.model_dump(mode="json"),
@@ -81,19 +81,25 @@ def build_label(
     return {**label, "settings": settings, "settings_hash": settings_hash(settings)}
 
 
-def job_records(flow: Flow | Job) -> list[dict[str, Any]]:
+def job_records(flow: Flow | Job | Sequence[Flow | Job]) -> list[dict[str, Any]]:
     """Return the jobs of a flow as plain records, parents first.
 
     Parents are all jobs whose output a job refers to and those it follows in a linear flow; `runs_without` says
     that the job also runs when a parent gave no output.
+
+    Raises:
+        LabelFlowError: Jobs wait for one another, or belong to several flows.
     """
     from jobflow import Job
     from jobflow.core.flow import get_flow
     from jobflow.core.reference import OnMissing
     from monty.json import MontyEncoder
 
-    hosted = None if isinstance(flow, Job) else get_flow(flow, allow_external_references=True)
-    pairs = [(flow, [])] if hosted is None else list(hosted.iterflow())
+    alone = isinstance(flow, Job)
+    try:
+        pairs = [(flow, [])] if alone else list(get_flow(flow, allow_external_references=True).iterflow())
+    except ValueError as error:  # jobflow says so of circles, and of jobs that belong to another flow
+        raise LabelFlowError(f"a flow cannot be run: {error}", cure="mend how the flow is built") from error
     return [
         {
             "uuid": job.uuid,

@@ -33,12 +33,17 @@ class OutputParseError(ValueError):
     """An engine ran, but what it left cannot be read."""
 
 
+class JobTimeError(RuntimeError):
+    """A job used up the time that it was given."""
+
+
 TYPES: tuple[tuple[type[BaseException], FailureCause], ...] = (
     (IonicNotConvergedError, FailureCause.IONIC_NOT_CONVERGED),
     (BadGeometryError, FailureCause.BAD_GEOMETRY),
     (MissingSetupError, FailureCause.MISSING_SETUP),
     (CodeCrashedError, FailureCause.CODE_CRASHED),
     (OutputParseError, FailureCause.PARSE_ERROR),
+    (JobTimeError, FailureCause.WALLTIME),
     (MemoryError, FailureCause.OUT_OF_MEMORY),
     (json.JSONDecodeError, FailureCause.PARSE_ERROR),
 )
@@ -54,6 +59,12 @@ NAMES: dict[str, FailureCause] = {
     # ASE
     "SCFError": FailureCause.SCF_NOT_CONVERGED,
     "ReadError": FailureCause.PARSE_ERROR,
+    "CalculatorSetupError": FailureCause.MISSING_SETUP,
+    "BadConfiguration": FailureCause.MISSING_SETUP,
+    "EnvironmentError": FailureCause.MISSING_SETUP,
+    "CalculationFailed": FailureCause.CODE_CRASHED,
+    # VASP
+    "ScfNotConvergedError": FailureCause.SCF_NOT_CONVERGED,
     # accelerators
     "OutOfMemoryError": FailureCause.OUT_OF_MEMORY,
     # executors: the process, the manager or the node went away
@@ -69,15 +80,8 @@ NAMES: dict[str, FailureCause] = {
 WORDS: tuple[tuple[FailureCause, tuple[str, ...]], ...] = (
     (FailureCause.OUT_OF_MEMORY, ("out of memory", "cannot allocate memory", "unable to allocate")),
     (FailureCause.SCF_NOT_CONVERGED, ("did not converge in", "scf not converged", "scf did not converge")),
-    (
-        FailureCause.BAD_GEOMETRY,
-        (
-            "atoms too close",
-            "atoms are too close",
-            "could not find required paw dataset",
-            "could not find setup",
-        ),
-    ),
+    (FailureCause.BAD_GEOMETRY, ("atoms too close", "atoms are too close")),
+    (FailureCause.MISSING_SETUP, ("could not find required paw dataset", "could not find setup")),
 )
 """Words of messages, in lower case; the first group of which one occurs decides."""
 

@@ -6,6 +6,7 @@ FlowsError
 ├── ConditionError         a condition on label fields cannot be read, or does not fit their values
 ├── LabelInputError        a structure that no label can be computed for
 ├── LabelFlowError         a flow that cannot be run, such as one whose jobs wait for one another
+├── JobStoreError          a JobStore lacks an additional store that a job saves to
 ├── JobFolderError         a job's folder cannot be used, or belongs to another job
 └── ContractError          an engine breaks the contract in `flows.testing`
 """
@@ -67,6 +68,10 @@ class ConditionError(FlowsError):
 
 class LabelFlowError(FlowsError):
     """A flow that cannot be run."""
+
+
+class JobStoreError(FlowsError):
+    """A JobStore lacks an additional store that a job saves to."""
 
 
 class LabelInputError(FlowsError):

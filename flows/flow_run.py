@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from flows.building import job_records
 from flows.causes import failure_of
-from flows.graph import Key, ancestors, key_of, lost, runnable, with_new_jobs
+from flows.errors import JobStoreError, LabelFlowError
+from flows.graph import Key
 from flows.job_run import run_job_once
+from flows.progress import FlowProgress
 from flows.schemas import FailureInfo
+from flows.stored_outputs import store_result, upstream_documents
 
 if TYPE_CHECKING:
     from jobflow import Flow, Job, JobStore
@@ -33,41 +38,12 @@ class FlowOutcome:
         return not self.failed and not self.not_run
 
 
-@dataclass
-class _Progress:
-    """The flow as it stands."""
-
-    records: list[dict[str, Any]]
-    done: set[Key] = field(default_factory=set)
-    failed: dict[Key, FailureInfo] = field(default_factory=dict)
-    stopped: set[str] = field(default_factory=set)
-    """Uuids whose children shall not run."""
-    ended: bool = False
-    """Whether a job stopped the whole flow."""
-
-    def never(self) -> set[str]:
-        """Return the uuids that will never be done."""
-        children = {record["uuid"] for record in self.records if self.stopped & set(record["parents"])}
-        started = {uuid for uuid, _ in self.done}
-        return lost(self.records, {uuid for uuid, _ in self.failed} | (children - started))
-
-    def ready(self, running: set[Key]) -> list[Key]:
-        """Return the jobs to start now."""
-        return [] if self.ended else runnable(self.records, self.done, running, self.never())
-
-    def take(self, key: Key, result: Mapping[str, Any]) -> None:
-        """Note the end of a job."""
-        if not result["ok"]:
-            self.failed[key] = FailureInfo(**result["failure"])
-            return
-        self.records = with_new_jobs(self.records, key[0], result["new_jobs"])
-        self.done.add(key)
-        if result["stop_children"]:
-            self.stopped.add(key[0])
-        self.ended = self.ended or result["stop_flow"]
-
-
-def run_flow(flow: Flow | Job, executor: Executor, store: JobStore, work_dir: Path) -> FlowOutcome:
+def run_flow(
+    flow: Flow | Job | Sequence[Flow | Job],
+    executor: Executor | int = 1,
+    store: JobStore | None = None,
+    work_dir: Path | str = "flow_jobs",
+) -> FlowOutcome:
     """Run a flow over an executor; every output is in the store before a job that needs it begins.
 
     A job whose folder holds its result is not run again, so after a kill the same flow (the same object, stored as
@@ -75,52 +51,108 @@ def run_flow(flow: Flow | Job, executor: Executor, store: JobStore, work_dir: Pa
     fails keeps those that wait for it from running; the others go on.
 
     Args:
-        flow: A jobflow flow or job.
-        executor: Runs `run_job_once`; threads, processes or a Parsl pool.
-        store: A connected JobStore, with each additional store that the jobs save to.
-        work_dir: Folder of the jobs' folders.
+        flow: A jobflow flow or job, or a list of them.
+        executor: Runs `run_job_once`: threads, processes or a Parsl pool; or a number of processes that are started
+            for this flow and end with it.
+        store: A JobStore, with each additional store that the jobs save to; jobflow's configured one if left out.
+        work_dir: Folder of the jobs' folders, on a disk that the workers share.
 
     Returns:
         What became of each job. A failure is data here, never an exception.
+
+    Raises:
+        LabelFlowError: Jobs wait for one another, or need a job that is neither in the flow nor in the store.
     """
-    progress = _Progress(job_records(flow))
+    if store is None:
+        from jobflow import SETTINGS
+
+        store = SETTINGS.JOB_STORE
+    store.connect()
+    progress = FlowProgress(job_records(flow))
+    refuse_missing(progress, store)
+    folder = Path(work_dir).expanduser().absolute()
     running: dict[Future[dict[str, Any]], Key] = {}
-    while True:
-        by_key = {key_of(record): record for record in progress.records}
-        for key in progress.ready(set(running.values())):
-            upstream = upstream_documents(store, ancestors(progress.records, key[0]))
-            folder = work_dir.absolute() / f"{key[0]}-{key[1]}"
-            running[executor.submit(run_job_once, by_key[key]["job"], upstream, str(folder))] = key
-        if not running:
-            left = set(by_key) - progress.done - set(progress.failed)
-            return FlowOutcome(frozenset(progress.done), progress.failed, frozenset(left))
-        finished, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in finished:
-            key = running.pop(future)
-            error = future.exception()
-            if error is not None:  # the worker died, or the job's folder cannot be used
-                result: dict[str, Any] = {"ok": False, "failure": failure_of(error).model_dump(mode="json")}
-            else:
-                result = future.result()
-                if result["ok"]:
-                    store_result(store, result)
-            progress.take(key, result)
+    ended: SimpleQueue[Future[dict[str, Any]]] = SimpleQueue()
+    with _opened(executor) as pool, _none_left_waiting(running):
+        while True:
+            for key in progress.ready():
+                future = _submitted(pool, progress, key, store, folder)
+                running[future] = key
+                future.add_done_callback(ended.put)
+            if not running:
+                return FlowOutcome(frozenset(progress.done), progress.failed, frozenset(progress.left))
+            future = ended.get()
+            progress.take(running.pop(future), _result(future, store))
 
 
-def store_result(store: JobStore, result: Mapping[str, Any]) -> None:
-    """Write a job's documents into a JobStore: large data first, so that no output points to nothing."""
-    for blob in result["data"]:
-        kept = {name: value for name, value in blob.items() if name != "store"}
-        store.additional_stores[blob["store"]].update(kept, key="blob_uuid")
-    store.docs_store.update(result["docs"], key=["uuid", "index"])
+def refuse_missing(progress: FlowProgress, store: JobStore) -> None:
+    """Raise for jobs that need the output of a job that nobody will run.
+
+    Raises:
+        LabelFlowError: It is neither in the flow nor in the store.
+    """
+    known = {uuid for uuid, _ in progress.records}
+    outside: dict[str, str] = {}
+    for record in progress.records.values():
+        if not record["runs_without"]:
+            outside |= dict.fromkeys(set(record["parents"]) - known, record["name"])
+    if not outside:
+        return
+    there = {one["uuid"] for one in store.docs_store.query({"uuid": {"$in": sorted(outside)}}, ["uuid"])}
+    if set(outside) - there:
+        raise LabelFlowError(
+            "jobs need outputs of jobs that are neither in the flow nor in the store",
+            value=sorted({name for uuid, name in outside.items() if uuid not in there}),
+            cure="add those jobs to the flow, or run them first with the same store",
+        )
 
 
-def upstream_documents(store: JobStore, uuids: set[str]) -> list[dict[str, Any]]:
-    """Return the outputs of jobs, and the large data they saved elsewhere, as `run_job_once` wants them."""
-    if not uuids:
-        return []
-    wanted = sorted(uuids)
-    documents = [dict(one) for one in store.docs_store.query({"uuid": {"$in": wanted}})]
-    for name, blobs in store.additional_stores.items():
-        documents += [{**one, "store": name} for one in blobs.query({"job_uuid": {"$in": wanted}})]
-    return [{key: value for key, value in one.items() if key != "_id"} for one in documents]
+def _submitted(
+    pool: Executor, progress: FlowProgress, key: Key, store: JobStore, folder: Path
+) -> Future[dict[str, Any]]:
+    """Give a job to the executor; one that takes no more jobs gives a future that has failed."""
+    record = progress.records[key]
+    upstream = upstream_documents(store, record["parents"])
+    try:
+        return pool.submit(run_job_once, record["job"], upstream, str(folder / f"{key[0]}-{key[1]}"))
+    except Exception as error:  # a pool whose worker died is broken for good
+        failed: Future[dict[str, Any]] = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _result(future: Future[dict[str, Any]], store: JobStore) -> dict[str, Any]:
+    """Return what a job gave, with its output stored."""
+    error: BaseException | None = future.exception()
+    if error is None:
+        result = future.result()
+        if not result["ok"]:
+            return result
+        try:
+            store_result(store, result)
+        except JobStoreError as refused:
+            error = refused
+        else:
+            return result
+    # The worker died, or the job's folder or the store cannot be used.
+    return {"ok": False, "failure": failure_of(error).model_dump(mode="json")}
+
+
+@contextlib.contextmanager
+def _opened(executor: Executor | int) -> Iterator[Executor]:
+    """Give the executor, or one with so many processes of its own."""
+    if isinstance(executor, Executor):
+        yield executor
+    else:
+        with ProcessPoolExecutor(executor) as pool:
+            yield pool
+
+
+@contextlib.contextmanager
+def _none_left_waiting(running: Collection[Future[Any]]) -> Iterator[None]:
+    """Call back the jobs that no worker has begun if the flow is interrupted."""
+    try:
+        yield
+    finally:
+        for future in running:
+            future.cancel()

@@ -1,16 +1,15 @@
 """Which jobs of a flow may run next: pure functions on plain records {uuid, index, name, parents, ...}.
 
 A job that replaces itself keeps its uuid and counts its index up, so a record is known by (uuid, index); parents
-are uuids, and a parent is done when every index of its uuid is.
+are uuids, and a parent is done when every index of its uuid is. `runnable` asks every job; where a flow has
+thousands of them, `flows.progress.FlowProgress` keeps the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
-
-from flows.errors import LabelFlowError
 
 Record = Mapping[str, Any]
 Key = tuple[str, int]
@@ -33,8 +32,7 @@ def runnable(
         records: All jobs of the flow as far as they are known.
         done: Jobs whose output is stored.
         running: Jobs that run, or that shall not run for another reason.
-        failed: Uuids that will never be done. Whoever waits for one never runs, unless its record says
-            `runs_without` (jobflow's jobs that take a missing input for nothing).
+        failed: Uuids that will never be done; see `waits`.
 
     Returns:
         Keys of jobs that neither run nor are done and whose parents are done.
@@ -46,58 +44,31 @@ def runnable(
         if key_of(record) not in done
         and key_of(record) not in running
         and record["uuid"] not in failed
-        and not _waits_for(record, unfinished, failed)
+        and not waits(record, unfinished, failed)
     ]
 
 
-def _waits_for(record: Record, unfinished: AbstractSet[str], failed: AbstractSet[str]) -> set[str]:
-    parents = set(record["parents"]) - {record["uuid"]}
-    waiting = parents & unfinished
-    return waiting - failed if record.get("runs_without") else waiting | (parents & failed)
+def waits(record: Record, unfinished: Collection[str], failed: Collection[str]) -> bool:
+    """Tell whether a job has to wait, perhaps for ever.
 
-
-def in_order(records: Sequence[Record]) -> list[Key]:
-    """Return the jobs so that parents come before children; parents outside of the records count as done.
-
-    Raises:
-        LabelFlowError: Jobs wait for one another.
+    Args:
+        record: The job.
+        unfinished: Uuids that are not done.
+        failed: Those that will never be done. Whoever needs one never runs, unless its record says `runs_without`
+            (jobflow's jobs that take a missing input for nothing).
     """
-    done: set[Key] = set()
-    order: list[Key] = []
-    while len(order) < len(records):
-        ready = runnable(records, done, frozenset())
-        if not ready:
-            names = sorted(str(record["name"]) for record in records if key_of(record) not in done)
-            raise LabelFlowError("jobs of a flow wait for one another", value=names)
-        order += ready
-        done.update(ready)
-    return order
+    return any(
+        parent in unfinished and (parent not in failed or parent in needs(record))
+        for parent in record["parents"]
+        if parent != record["uuid"]
+    )
 
 
-def ancestors(records: Iterable[Record], uuid: str) -> set[str]:
-    """Return the uuids that a job depends on, directly or through others: what it may need outputs of."""
-    parents: dict[str, set[str]] = {}
-    for record in records:
-        parents.setdefault(record["uuid"], set()).update(record["parents"])
-    found: set[str] = set()
-    frontier = set(parents.get(uuid, ())) - {uuid}
-    while frontier:
-        found |= frontier
-        frontier = {one for name in frontier for one in parents.get(name, ())} - found - {uuid}
-    return found
-
-
-def lost(records: Iterable[Record], failed: AbstractSet[str]) -> set[str]:
-    """Return the uuids that will never be done: `failed`, and all that wait for one that will never be done."""
-    known = [record for record in records if not record.get("runs_without")]
-    found = set(failed)
-    while True:
-        more = {
-            record["uuid"] for record in known if found & (set(record["parents"]) - {record["uuid"]})
-        } - found
-        if not more:
-            return found
-        found |= more
+def needs(record: Record) -> set[str]:
+    """Return the parents without which a job never runs; for its other parents, it only waits until they end."""
+    if record.get("runs_without"):
+        return set()
+    return set(record["parents"]) - set(record.get("after", ())) - {record["uuid"]}
 
 
 def with_new_jobs(
@@ -105,9 +76,8 @@ def with_new_jobs(
 ) -> list[dict[str, Any]]:
     """Return the flow after one of its jobs asked for more jobs; saying it twice changes nothing.
 
-    Replacements share their uuid with the job they replace, so its children wait for them by themselves. Additions
-    wait for nothing and nobody waits for them. A detour has to end before the children of the job that took it begin,
-    so they get its jobs as further parents.
+    Replacements and detours have to end before the children of the job that asked for them begin, so they get them
+    as further parents (`delayed`). Additions wait for nothing and nobody waits for them.
 
     Args:
         records: The flow so far.
@@ -115,12 +85,26 @@ def with_new_jobs(
         new_jobs: Its `new_jobs`, each with `via`: replace, detour or addition.
     """
     known = {key_of(record) for record in records}
-    fresh = [dict(record) for record in new_jobs if key_of(record) not in known]
-    detour = {record["uuid"] for record in new_jobs if record.get("via") == "detour"}
+    between = inserted(new_jobs)
     old = [
-        {**record, "parents": sorted({*record["parents"], *detour})}
-        if detour and finished in record["parents"] and record["uuid"] not in detour
+        delayed(record, between)
+        if finished in record["parents"] and record["uuid"] not in between
         else dict(record)
         for record in records
     ]
-    return old + fresh
+    return old + [dict(record) for record in new_jobs if key_of(record) not in known]
+
+
+def inserted(new_jobs: Sequence[Record]) -> set[str]:
+    """Return the uuids of new jobs that the children of the job that asked for them wait for."""
+    return {record["uuid"] for record in new_jobs if record.get("via") in ("replace", "detour")}
+
+
+def delayed(record: Record, between: AbstractSet[str]) -> dict[str, Any]:
+    """Return a job that also waits until other jobs have ended, whether they succeed or not."""
+    parents = set(record["parents"])
+    further = between - parents
+    if not further:
+        return dict(record)
+    after = sorted({*record.get("after", ()), *further})
+    return {**record, "parents": sorted(parents | further), "after": after}

@@ -1,4 +1,4 @@
-"""Where the job that runs in this thread may write, and what it holds: said by the runner, asked by engines.
+"""Where the job that runs in this thread may write, what it holds, what cures it: said by the runner, asked by engines.
 
 The working directory cannot say it: it belongs to the whole process, and jobs may run in threads.
 """
@@ -8,16 +8,24 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+from flows.cures import Cure
+
 _FOLDER: ContextVar[Path | None] = ContextVar("job_folder", default=None)
+_CURES: ContextVar[frozenset[Cure]] = ContextVar("job_cures", default=frozenset())
 
 
 def job_folder() -> Path:
     """Return the absolute folder of the job that runs here; the working directory outside of a job."""
     return _FOLDER.get() or Path.cwd()
+
+
+def cures() -> frozenset[Cure]:
+    """Return what this try of the job shall do otherwise than the first one; nothing at the first."""
+    return _CURES.get()
 
 
 def cores_held() -> int:
@@ -27,19 +35,20 @@ def cores_held() -> int:
 
 
 @contextlib.contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    """Make `folder` the job's folder.
+def inside(folder: Path, cured: Iterable[Cure] = ()) -> Iterator[None]:
+    """Make `folder` the job's folder, and `cured` the cures of this try.
 
     In the main thread of a process it also becomes the working directory, for makers of other packages that write
     there; in other threads it does not, because the working directory is common to all of them.
     """
-    token = _FOLDER.set(folder)
+    tokens = _FOLDER.set(folder), _CURES.set(frozenset(cured))
     before = Path.cwd() if threading.current_thread() is threading.main_thread() else None
     try:
         if before is not None:
             os.chdir(folder)
         yield
     finally:
-        _FOLDER.reset(token)
+        _FOLDER.reset(tokens[0])
+        _CURES.reset(tokens[1])
         if before is not None:
             os.chdir(before)

@@ -7,6 +7,7 @@ the job again.
     lock              held by the process that runs the job
     result.json       the result, once there is one
     failure-<n>.json  the n-th failure, for people; never taken for a result
+    order.json        the job itself, where whoever runs it gets no more than the folder's name
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from flows.errors import JobFolderError
 
 RESULT = "result.json"
+ORDER = "order.json"
 
 
 @contextlib.contextmanager

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from flows.building import job_records
 from flows.causes import failure_of
+from flows.cures import Cure
+from flows.current_job import one_current_job_for_each_thread
 from flows.errors import JobFolderError
 from flows.job_context import cores_held, inside
 from flows.job_files import locked, read_result, write_failure, write_result
+from flows.job_limits import Limits, limited
 
 if TYPE_CHECKING:
     from jobflow import Job, JobStore, Response
@@ -23,7 +26,17 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 
-def run_job_once(job: Document, upstream: Sequence[Mapping[str, Any]], work_dir: str) -> Document:
+NO_LIMITS = Limits()
+
+
+def run_job_once(
+    job: Document,
+    upstream: Sequence[Mapping[str, Any]],
+    work_dir: str,
+    *,
+    cures: Iterable[str] = (),
+    limits: Limits = NO_LIMITS,
+) -> Document:
     """Run one job in its own folder, or return the result that an earlier run left there.
 
     Args:
@@ -32,12 +45,14 @@ def run_job_once(job: Document, upstream: Sequence[Mapping[str, Any]], work_dir:
             those of replaced jobs may refer to further ones, so give all ancestors. Documents of additional
             stores (blob_uuid, data) that they point to belong here as well.
         work_dir: The job's folder; absolute, on a disk that survives the worker, one per (uuid, index).
+        cures: What this try does otherwise than the first (`flows.cures.Cure`).
+        limits: Time and memory of this try.
 
     Returns:
         With `ok` true: `docs` for the JobStore, `data` for its additional stores (each with the name of its
         `store`), `new_jobs` that the job asked for (records with `via`: replace, detour, addition; see
         `flows.graph.with_new_jobs`), `stop_children`. With `ok` false: `failure`, a `FailureInfo`.
-        Always: `reused`, wall_seconds, core_hours, host, pid, started, ended.
+        Always: `reused`, wall_seconds, core_hours, host, pid, started, ended, cures, folder.
 
     Raises:
         JobFolderError: The folder cannot be used, or holds the result of another job.
@@ -52,7 +67,7 @@ def run_job_once(job: Document, upstream: Sequence[Mapping[str, Any]], work_dir:
             return {**found, "reused": True}
         begin, started = time.monotonic(), _now()
         try:
-            with inside(folder):
+            with inside(folder, map(Cure, cures)), limited(limits):
                 result = _run(job, upstream, folder)
         except Exception as error:
             # Any failure of an engine becomes data: the campaign decides by its cause what happens next.
@@ -63,6 +78,8 @@ def run_job_once(job: Document, upstream: Sequence[Mapping[str, Any]], work_dir:
             "core_hours": seconds * cores_held() / 3600,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "cures": list(cures),
+            "folder": str(folder),
             "started": started,
             "ended": _now(),
             "reused": False,
@@ -87,6 +104,7 @@ def _run(job_document: Document, upstream: Sequence[Mapping[str, Any]], folder: 
         named = job_document["function"]
         raise ImportError(f"this worker cannot import {named.get('@module')}.{named.get('@callable')}")
     store = _store_of(job, upstream)
+    one_current_job_for_each_thread()
     response = job.run(store=store, job_dir=folder)
     made = {"job_uuid": job.uuid, "job_index": job.index}
     return {

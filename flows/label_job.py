@@ -61,13 +61,14 @@ def label_of(
             energy_per_atom=one.energy / len(after),
             n_ionic_steps=one.n_ionic_steps,
             wall_seconds=one.wall_seconds,
+            corrections=list(one.corrections),
         )
         for name, one in zip(names, calculations, strict=True)
     ]
     return LabelDoc(
         flow=settings["flow"],
         engine=settings["engine"],
-        engine_version=engine.version(),
+        engine_version=", ".join(filter(None, (last.code_version, engine.version()))),
         fidelity=engine.fidelity,
         settings=settings,
         settings_hash=settings_hash(settings),
@@ -76,6 +77,7 @@ def label_of(
         n_atoms=len(after),
         energy=last.energy,
         energy_per_atom=last.energy / len(after),
+        mp_correction_per_atom=None if last.mp_correction is None else last.mp_correction / len(after),
         max_force=last.max_force,
         stress_gpa=next((one.stress_gpa for one in reversed(calculations) if one.stress_gpa), None),
         volume=after.volume,

@@ -59,7 +59,7 @@ class PhononLabelMaker:
     def __init__(self, config: PhononConfig | None = None) -> None:
         self.config = config or PhononConfig()
 
-    def check_engine(self, engine: Engine, name: str) -> None:
+    def refuse(self, engine: Engine, name: str) -> None:
         """Refuse an engine that lacks what the options ask for.
 
         Raises:
@@ -77,11 +77,11 @@ class PhononLabelMaker:
         """Return the flow.
 
         Raises:
-            EngineOptionsError: As `check_engine`.
+            EngineOptionsError: As `refuse`.
         """
         from flows.phonon_jobs import unit_and_supercell
 
-        self.check_engine(engine, settings["engine"])
+        self.refuse(engine, settings["engine"])
         relaxing = relaxed(self.config, structure, engine)
         cells = unit_and_supercell(relaxing[-1].output.structure, self.config.model_dump(mode="json"))
         constants = self._responses if self.config.method == "dfpt" else self._displacements

@@ -15,6 +15,7 @@ LABEL_FLOWS: dict[str, str] = {
     "phonon": "flows.phonon:PhononLabelMaker",
     "elastic": "flows.elastic:ElasticLabelMaker",
     "eos": "flows.eos:EosLabelMaker",
+    "electronic": "flows.electronic:ElectronicLabelMaker",
 }
 """Makers of label flows; the last job of each gives a `flows.schemas.LabelDoc`."""
 
@@ -24,6 +25,7 @@ ENGINES: dict[str, str] = {
     "espresso": "flows.engines.espresso:EspressoEngine",
     "gpaw": "flows.engines.gpaw:GpawEngine",
     "mlip": "flows.engines.mlip:MlipEngine",
+    "vasp": "flows.engines.vasp:VaspEngine",
 }
 """Codes that compute energies, forces and stresses."""
 

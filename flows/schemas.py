@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class FailureCause(StrEnum):
@@ -18,17 +18,19 @@ class FailureCause(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     """The machine's memory did not suffice."""
     WALLTIME = "walltime"
-    """The block ended before the job did."""
+    """The job's time, or its block, ended before the job did; the next try goes on from its last geometry."""
     NODE_LOST = "node_lost"
     """The worker or its node went away."""
     BAD_GEOMETRY = "bad_geometry"
-    """The crystal cannot be computed: atoms on top of one another, a flat cell, an element without setup."""
+    """The crystal cannot be computed: atoms on top of one another, a flat cell."""
     MISSING_SETUP = "missing_setup"
     """A pseudopotential, PAW dataset or POTCAR, or the code itself, is not where the engine looks for it."""
     CODE_CRASHED = "code_crashed"
     """The code's own process was killed or ended with an error that says nothing better."""
     PARSE_ERROR = "parse_error"
-    """The engine ran, but its output cannot be read."""
+    """The engine ran, but its output is torn or cannot be read."""
+    CANCELLED = "cancelled"
+    """A person took it out of the queue."""
     UNKNOWN = "unknown"
     """Anything else; see the message."""
 
@@ -70,6 +72,18 @@ class Calculation(BaseModel):
     n_ionic_steps: int
     """Geometries computed after the first; 0 for a static."""
     wall_seconds: float
+    code_version: str = ""
+    """Code and version as its output says them; empty where the engine knows them without."""
+    corrections: tuple[str, ...] = ()
+    """What was changed in the inputs to get the calculation done, one line for each error that was met."""
+    mp_correction: float | None = None
+    """What makes the energy comparable with the Materials Project's [eV per cell]; None where nothing does."""
+
+    @field_validator("structure", mode="before")
+    @classmethod
+    def _as_dictionary(cls, value: Any) -> Any:
+        """Take a structure as well: a store gives back decoded what was stored in a job's output."""
+        return value.as_dict() if hasattr(value, "as_dict") else value
 
 
 class LabelStep(BaseModel):
@@ -82,6 +96,8 @@ class LabelStep(BaseModel):
     """[eV/atom]"""
     n_ionic_steps: int
     wall_seconds: float
+    corrections: list[str] = []
+    """What was changed in the inputs to get it done: these were not quite the label's settings."""
 
 
 class PhononSummary(BaseModel):
@@ -159,6 +175,84 @@ class EosSummary(BaseModel):
     """(n,) computed [eV/atom]."""
 
 
+class States(BaseModel):
+    """Energies of electrons in a fixed density: on a mesh of k-points and along a path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mesh: list[int]
+    """(3,) points of the Γ-centred mesh."""
+    mesh_weights: list[float]
+    """(n_k,) of its irreducible points, their sum 1."""
+    mesh_energies_ev: list[list[list[float]]]
+    """(n_spins, n_k, n_bands) [eV]; one spin where both are alike."""
+    path_energies_ev: list[list[list[float]]]
+    """(n_spins, n_points, n_bands) [eV], the same bands."""
+
+
+class ElectronicCalculation(BaseModel):
+    """What the jobs of an engine's electronic maker give."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calculation: Calculation
+    total_moment_ub: float
+    """Magnetic moment of the cell [µB]."""
+    n_electrons: float
+    """Valence electrons of the cell."""
+    fermi_level_ev: float
+    """On the scale of the states' energies [eV]."""
+    k_mesh: list[int]
+    """(3,) k-points of the self-consistent calculation."""
+    folder: str
+    """Where the engine may have left the density."""
+    states: States | None = None
+    """None for a calculation of the energy alone."""
+
+
+class ElectronicSummary(BaseModel):
+    """Electrons of a label's crystal; bands and densities of states lie in `data`.
+
+    The gap is that of the functional: PBE's are too small, silicon's half of the measured one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    is_metal: bool
+    """Whether no gap divides the occupied states from the empty ones."""
+    band_gap_ev: float
+    """[eV]; 0 for a metal."""
+    is_direct: bool | None
+    """Whether the gap is that of one k-point, to 1 meV; None for a metal."""
+    direct_gap_ev: float | None
+    """Smallest gap at one k-point [eV]."""
+    vbm_ev: float | None
+    """Highest occupied energy [eV], on the engine's own scale; None for a metal."""
+    cbm_ev: float | None
+    """Lowest empty energy [eV]."""
+    fermi_level_ev: float
+    """[eV]"""
+    total_moment_ub: float
+    """Magnetic moment of the cell [µB]."""
+    moment_per_atom_ub: float
+    """[µB/atom]"""
+    magnetic_start: str
+    """Which start gave the lowest energy: non-magnetic or ferromagnetic."""
+    start_energies_ev_per_atom: dict[str, float]
+    """Energies of all starts that were computed [eV/atom]."""
+    n_bands: int
+    """Bands of each spin that were computed."""
+    k_mesh: list[int]
+    """(3,) k-points of the self-consistent calculation."""
+    states_mesh: list[int]
+    """(3,) k-points of the density of states."""
+    n_path_points: int
+    n_atoms: int
+    """Of the primitive cell that was computed."""
+    data_uuid: str
+    """Job whose large output holds `band_structure` and `dos`."""
+
+
 class LabelDoc(BaseModel):
     """The result of a label flow."""
 
@@ -179,6 +273,8 @@ class LabelDoc(BaseModel):
     """Energy of the cell [eV]; for smeared occupations extrapolated to zero width."""
     energy_per_atom: float
     """[eV/atom]"""
+    mp_correction_per_atom: float | None = None
+    """What makes the energy comparable with the Materials Project's [eV/atom]; None where nothing does."""
     max_force: float | None = None
     """Largest force on an atom in the final structure [eV/Å]."""
     stress_gpa: list[list[float]] | None = None
@@ -204,3 +300,5 @@ class LabelDoc(BaseModel):
     """Of the flow `elastic`."""
     equation_of_state: EosSummary | None = None
     """Of the flow `eos`."""
+    electronic: ElectronicSummary | None = None
+    """Of the flow `electronic`."""

@@ -244,3 +244,10 @@ class StillSurrogate:
         self, structures: Sequence[Structure], energies: Sequence[float] | None = None
     ) -> np.ndarray:
         return self.energies(structures) if energies is None else np.asarray(energies, dtype=float)
+
+
+class Breaking(LennardJones):
+    """Has too little memory for any crystal."""
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        raise MemoryError("Unable to allocate 80 GiB")

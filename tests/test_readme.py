@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -81,6 +82,17 @@ def test_the_yaml_blocks_are_valid(tmp_path: Path):
             assert parse_config({**SMALL, **document}, "README").name
         checked += 1
     assert checked >= 3
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_the_python_blocks_print_what_they_say(block: str, tmp_path: Path):
+    (tmp_path / "example.py").write_text(block)
+    ran = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    said = [line.partition("#")[2].strip() for line in block.splitlines() if "print(" in line]
+    assert (ran.stdout.splitlines(), ran.returncode) == (said, 0), ran.stderr
 
 
 def test_yaml_in_the_running_text_is_valid():

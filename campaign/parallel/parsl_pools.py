@@ -54,7 +54,7 @@ from campaign.parallel.processes import (
     new_marker,
     warden_command,
 )
-from campaign.site import POOLS, PoolSize, Site
+from campaign.site import PoolSize, Site, pools_with_workers
 
 if TYPE_CHECKING:
     from parsl.executors.status_handling import BlockProviderExecutor
@@ -149,7 +149,7 @@ def _executor(name: str, site: Site, size: PoolSize, marker: str, *, bind: bool)
     )
 
 
-def _own_config(reference: str) -> Config:
+def _own_config(reference: str, names: Sequence[str]) -> Config:
     """Return the user's own configuration, checked for what the campaign relies on."""
     module_name, _, function_name = reference.partition(":")
     try:
@@ -160,12 +160,12 @@ def _own_config(reference: str) -> Config:
             cure="name an importable function without arguments that returns a parsl.Config",
         ) from error  # fmt: skip
     labels = sorted(e.label for e in config.executors) if isinstance(config, Config) else []
-    missing = [name for name in POOLS if name not in labels]
+    missing = [name for name in names if name not in labels]
     if missing:
         raise SiteError(
             f"{reference} has no executors called {', '.join(missing)}",
             value=labels or type(config).__name__,
-            allowed=POOLS, cure="label one executor for each pool",
+            allowed=names, cure="label one executor for each pool",
         )  # fmt: skip
     config.retries = 0  # attempts are counted by the driver
     return config
@@ -186,7 +186,7 @@ class ParslPools:
         run_dir = run_dir.resolve()
         run_dir.mkdir(parents=True, exist_ok=True)
         self.marker = new_marker()
-        self._site = site
+        self._site, self._names = site, pools_with_workers(site)
         self._log = _log_to(run_dir / "parsl.log")
         self._outstanding: dict[Future[Any], str] = {}
         self._lock = threading.Lock()
@@ -196,7 +196,7 @@ class ParslPools:
         # The kernel binds a process to the *thread* that started it: of use only from the main thread.
         bind = threading.current_thread() is threading.main_thread()
         if site.parsl_config:
-            config = _own_config(site.parsl_config)
+            config = _own_config(site.parsl_config, self._names)
         else:
             executors = [_executor(n, site, s, self.marker, bind=bind) for n, s in site_sizes(site).items()]
             config = Config(executors=executors, retries=0, strategy="simple", strategy_period=_POLL_S,
@@ -208,9 +208,9 @@ class ParslPools:
             end_carrying(MARKER, self.marker)
             raise SiteError("Parsl does not start", value=f"{type(error).__name__}: {error}",
                             cure=f"see {run_dir / 'parsl.log'}") from error  # fmt: skip
-        self._pools = {name: ParslPoolExecutor(dfk=self._kernel, executors=[name]) for name in POOLS}
+        self._pools = {name: ParslPoolExecutor(dfk=self._kernel, executors=[name]) for name in self._names}
         try:
-            self.slots: Mapping[str, int] = {name: self._await_pool(name) for name in POOLS}
+            self.slots: Mapping[str, int] = {name: self._await_pool(name) for name in self._names}
         except BaseException:
             self.close(cancel=True)
             raise
@@ -243,7 +243,7 @@ class ParslPools:
                 "host": platform.node(),
                 "marker": self.marker,
             }
-            for name in POOLS
+            for name in self._names
             for block, job in dict(getattr(self._kernel.executors[name], "blocks_to_job_id", {})).items()
         ]
 
@@ -311,7 +311,7 @@ class ParslPools:
     def _watch(self) -> None:
         """Notice an interchange that died: Parsl does not, and its tasks would wait for ever."""
         while not self._closed.wait(_POLL_S):
-            for name in POOLS:
+            for name in self._names:
                 executor = self._kernel.executors[name]
                 process = getattr(executor, "interchange_proc", None)
                 if name in self._lost or process is None or process.poll() is None:

@@ -15,7 +15,7 @@ class PoolLostError(RuntimeError):
 
 
 def site_sizes(site: Site) -> dict[str, PoolSize]:
-    """Return the sizes of the site's pools on this machine."""
+    """Return the sizes of the site's pools on this machine; one on a LaunchPad is not among them."""
     return size_pools(site, cores_available(), gpus_visible(os.environ))
 
 

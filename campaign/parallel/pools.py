@@ -1,4 +1,4 @@
-"""Pools: where tasks run. One interface over threads, plain processes and Parsl.
+"""Pools: where tasks run. One interface over threads, plain processes, Parsl, and for labels FireWorks.
 
 A pool takes top-level functions of plain documents and gives `concurrent.futures.Future`s. Nothing is
 retried in here: the driver's own list of attempts decides, because only it knows what a second try costs.
@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from campaign.parallel.fireworks_config import FireworksPoolConfig
 from campaign.parallel.pooling import site_sizes, worker_environment
 from campaign.parallel.processes import MARKER, end_carrying, new_marker, start_worker
 from campaign.site import PoolSize, Site
@@ -64,8 +65,17 @@ def open_pools(site: Site, run_dir: Path, kind: PoolKind = "parsl") -> Pools:
         kind: `parsl` for campaigns; `processes` and `threads` for tests and very small machines.
 
     Raises:
-        SiteError: A pool cannot be sized or does not start.
+        SiteError: A pool cannot be sized or does not start, or the LaunchPad of a pool does not answer.
     """
+    if isinstance(site.pools.dft, FireworksPoolConfig):
+        from campaign.parallel.fireworks_pool import FireworksPools
+
+        return FireworksPools(site.pools.dft, partial(_open_workers, site, run_dir, kind), run_dir)
+    return _open_workers(site, run_dir, kind)
+
+
+def _open_workers(site: Site, run_dir: Path, kind: PoolKind) -> Pools:
+    """Start the pools that have workers of their own."""
     if kind == "parsl":
         from campaign.parallel.parsl_pools import ParslPools
 

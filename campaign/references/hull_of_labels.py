@@ -1,7 +1,9 @@
 """Formation energies and hull distances of labels, from the engine's own energies. Pure.
 
 Every energy comes from one engine with one group of settings: formation energies are relative to the elements
-computed so, and with `labels.hull: engine` the competing phases are too, so that errors of the method cancel.
+computed so, and with `labels.hull: engine` the competing phases are too, so that errors of the method cancel. With
+`labels.hull: materials_project` every energy is corrected as those of the Materials Project are, whose phases are the
+competing ones.
 """
 
 from __future__ import annotations
@@ -34,13 +36,25 @@ class EngineHull:
     Args:
         references: Finished labels of elements and phases: {formula, result: {energy_per_atom}}.
         phases: Further hull phases by their formation energies on the reference's scale, for
-            `labels.hull: reference`; empty for `engine`.
+            `labels.hull: reference` and `materials_project`; empty for `engine`.
+        corrected: Whether energies take the corrections of the Materials Project; those without any do not count.
     """
 
-    def __init__(self, references: Iterable[Mapping[str, Any]], phases: Iterable[ReferenceEntry]) -> None:
+    def __init__(
+        self,
+        references: Iterable[Mapping[str, Any]],
+        phases: Iterable[ReferenceEntry],
+        *,
+        corrected: bool = False,
+    ) -> None:
         from pymatgen.core import Composition
 
-        known = [(Composition(one["formula"]), float(one["result"]["energy_per_atom"])) for one in references]
+        self._corrected = corrected
+        known = [
+            (Composition(one["formula"]), energy)
+            for one in references
+            if (energy := self._energy(one["result"])) is not None
+        ]
         self.elements: dict[str, float] = {}
         for composition, energy in known:
             if len(composition.elements) == 1:
@@ -59,15 +73,24 @@ class EngineHull:
         entries += [phase for phase in phases if len(phase.elements) > 1]
         self._hull = ReferenceHull(entries) if entries else None
 
-    def judge(self, composition: Composition, energy_per_atom: float) -> Judgement:
-        """Return formation energy and hull distance of an energy [eV/atom] from the same engine and settings."""
-        formation = self._formation(composition, energy_per_atom)
+    def judge(self, composition: Composition, result: Mapping[str, Any]) -> Judgement:
+        """Return formation energy and hull distance of a label's result from the same engine and settings."""
+        energy = self._energy(result)
+        formation = None if energy is None else self._formation(composition, energy)
         if formation is None or self._hull is None:
             return Judgement(None, None)
         try:
             return Judgement(formation, self._hull.e_above_hull(composition, formation))
         except ReferenceDataError:
             return Judgement(formation, None)
+
+    def _energy(self, result: Mapping[str, Any]) -> float | None:
+        """Return the energy on this hull's scale [eV/atom]; None if the label has none there."""
+        energy = float(result["energy_per_atom"])
+        if not self._corrected:
+            return energy
+        correction = result.get("mp_correction_per_atom")
+        return None if correction is None else energy + float(correction)
 
     def _formation(self, composition: Composition, energy_per_atom: float) -> float | None:
         fractions = composition.fractional_composition

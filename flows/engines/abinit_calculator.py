@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from ase.io.abinit import read_abinit_out, write_abinit_in
 from ase.units import Hartree
 
 from flows.causes import CodeCrashedError, MissingSetupError, OutputParseError
+from flows.cures import Cure
 from flows.engines.code_calculator import CodeCalculator
 from flows.engines.code_run import run_code, text_of, words_of
+from flows.job_context import cures
 
 NAME = "abinit"
 """Of the files: `abinit.in`, `abinit.abo` (results), `abinit.log`."""
@@ -62,7 +65,7 @@ class AbinitCalculator(CodeCalculator):
     def _computed(self, atoms: Atoms, kpts: tuple[int, int, int]) -> dict[str, Any]:
         pseudos = pseudos_of(atoms, self._pseudo_dir)
         options = ground_state(self._settings, atoms, kpts, pseudos)
-        options |= {"nstep": self._max_scf, "optstress": int(self._wants_stress)}
+        options |= {"nstep": self._max_scf, "optstress": int(self._wants_stress), **cured_options(cures())}
         if (self._folder / WAVEFUNCTIONS).exists():
             options["getwfk_filepath"] = f'"{WAVEFUNCTIONS}"'
         while True:
@@ -102,6 +105,13 @@ def ground_state(
         "prteig": 0,
         "prtebands": 0,
     }
+
+
+def cured_options(cured: AbstractSet[Cure]) -> dict[str, Any]:
+    """Return the variables that cures change: less of the new potential; more steps of the eigensolver between two."""
+    slow = {"diemix": 0.2} if Cure.SLOW_MIXING in cured else {}
+    other = {"nline": 8, "nnsclo": 2} if Cure.OTHER_ALGORITHM in cured else {}
+    return {**slow, **other}
 
 
 def n_bands(atoms: Atoms, valences: Mapping[str, float]) -> int:

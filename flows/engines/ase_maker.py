@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,14 @@ from typing import Any
 import numpy as np
 from atomate2.ase.jobs import AseRelaxMaker
 from atomate2.ase.schemas import AseResult, AseStructureTaskDoc, AseTaskDoc
-from atomate2.ase.utils import AseRelaxer
+from atomate2.ase.utils import OPTIMIZERS, AseRelaxer
 from emmet.core.tasks import TaskState
 from jobflow import job
 from pymatgen.core import Structure
 
 from flows.causes import BadGeometryError, IonicNotConvergedError, OutputParseError
-from flows.job_context import job_folder
+from flows.cures import STEPS, Cure
+from flows.job_context import cures, job_folder
 from flows.job_files import write_json
 from flows.registry import ENGINES, build
 from flows.schemas import Calculation
@@ -29,7 +32,11 @@ LEAST_VOLUME_ANG3 = 1.5
 MOST_VOLUME_ANG3 = 500.0
 """More volume per atom is no crystal, and plane waves fill it at great cost [Å³]."""
 LAST_GEOMETRY = "last_geometry.json"
-"""Where a relaxation that ran out of steps leaves its geometry, for the next try of the same job."""
+"""Where a relaxation leaves its geometry as it goes, for the next try of the same job."""
+SAVE_PERIOD_S = 5.0
+"""Least time between two savings of the geometry [s]."""
+CAREFUL_OPTIMIZER = "FIRE"
+"""What `Cure.OTHER_OPTIMIZER` relaxes with: it follows forces alone, so a bad guess of curvatures cannot mislead it."""
 
 
 @dataclass
@@ -37,8 +44,8 @@ class CalculatorMaker(AseRelaxMaker):
     """Relaxes, or with `steps=0` computes, a structure with an engine's ASE calculator.
 
     Unlike its parent it writes nothing into the working directory and nothing to standard output, refuses what
-    cannot be computed before the engine starts, and takes a relaxation that ran out of steps for a failure, from
-    whose last geometry the next try in the same folder goes on.
+    cannot be computed before the engine starts, and takes a relaxation that ran out of steps for a failure. After
+    any failure, or the end of the worker, the next try in the same folder goes on from the last geometry left there.
     """
 
     name: str = "relax"
@@ -81,29 +88,35 @@ class CalculatorMaker(AseRelaxMaker):
         folder = job_folder()
         # pymatgen cannot carry the constraint that keeps the symmetry, and need not
         warnings.filterwarnings("ignore", message="Only FixAtoms", category=UserWarning)
+        relaxing, progress = self.steps > 1, _Progress(folder)
+        steps = self.steps * (STEPS if relaxing and Cure.MORE_STEPS in cures() else 1)
+        optimizer = CAREFUL_OPTIMIZER if Cure.OTHER_OPTIMIZER in cures() else self.optimizer
         relaxer = AseRelaxer(
             self.calculator,
             relax_cell=self.relax_cell,
-            fix_symmetry=self.fix_symmetry and self.steps > 1,
+            fix_symmetry=self.fix_symmetry and relaxing,
             symprec=self.symprec,
-            optimizer=self.optimizer,
+            optimizer=progress.optimizer(optimizer),
         )
-        result = relaxer.relax(
-            _left_geometry(folder) or mol_or_struct,
-            fmax=self.fmax_ev_per_ang,
-            steps=self.steps,
-            # verbose keeps the relaxer from exchanging sys.stdout, which is common to all threads
-            verbose=True,
-            # atomate2 numbers the jobs of a flow: "relax 3/12"
-            logfile=str(folder / f"{self.name.split()[0]}.log"),
-            final_atoms_object_file=None,
-            use_emmet_models=True,
-        )
-        if not result.converged:
-            write_json(folder / LAST_GEOMETRY, plain_structure(result.final_mol_or_struct).as_dict())
-            raise IonicNotConvergedError(
-                f"forces above {self.fmax_ev_per_ang} eV/Å after {self.steps} steps; the next try goes on from there"
+        try:
+            result = relaxer.relax(
+                (_left_geometry(folder) if relaxing else None) or mol_or_struct,
+                fmax=self.fmax_ev_per_ang,
+                steps=steps,
+                # verbose keeps the relaxer from exchanging sys.stdout, which is common to all threads
+                verbose=True,
+                # atomate2 numbers the jobs of a flow: "relax 3/12"
+                logfile=str(folder / f"{self.name.split()[0]}.log"),
+                final_atoms_object_file=None,
+                use_emmet_models=True,
             )
+            if not result.converged:
+                raise IonicNotConvergedError(
+                    f"forces above {self.fmax_ev_per_ang} eV/Å after {steps} steps; the next try goes on from there"
+                )
+        except Exception:
+            progress.save()
+            raise
         return result.model_copy(update={"dir_name": str(folder)})
 
     def _get_calculator(self) -> Any:
@@ -161,6 +174,38 @@ def read_task(output: AseStructureTaskDoc) -> Calculation:
         n_ionic_steps=max(0, int(final.n_steps or 1) - 1),
         wall_seconds=float(final.elapsed_time or 0.0),
     )
+
+
+class _Progress:
+    """Keeps the geometry of a relaxation as it goes: what a failed try or a lost worker had reached is not lost."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LAST_GEOMETRY
+        self._latest: Structure | None = None
+        self._saved = time.monotonic()
+
+    def optimizer(self, name: str) -> Callable[..., Any]:
+        """Return a way to make an optimiser that tells of its steps."""
+
+        def made(atoms: Any, **options: Any) -> Any:
+            started = OPTIMIZERS[name](atoms, **options)
+            # within a filter that relaxes the cell too lies the crystal
+            started.attach(self._note, 1, getattr(atoms, "atoms", atoms))
+            return started
+
+        return made
+
+    def _note(self, atoms: Any) -> None:
+        coords = atoms.get_scaled_positions(wrap=False)
+        self._latest = Structure(atoms.cell[:], atoms.get_chemical_symbols(), coords)
+        if time.monotonic() - self._saved >= SAVE_PERIOD_S:
+            self.save()
+
+    def save(self) -> None:
+        """Save the last geometry that was computed; nothing if there is none."""
+        if self._latest is not None:
+            write_json(self._path, self._latest.as_dict())
+            self._saved = time.monotonic()
 
 
 def _close(calculator: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -76,6 +76,23 @@ class Engine(Protocol):
 
     def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:
         """Return a rough cost of a relaxation with its static [core-seconds]."""
+        ...
+
+
+class ElectronicEngine(Engine, Protocol):
+    """An engine that also computes the states of electrons: what the flow `electronic` needs."""
+
+    def electronic_maker(self, *, moments: Mapping[str, float], mesh_per_inverse_ang: float) -> Any:
+        """Return a jobflow Maker of electronic calculations.
+
+        Its `make(structure)` gives the energy of a crystal, and `make(structure, path, static)` the states in the
+        density of such a calculation, on a mesh and at the points of `path` (n_points, 3) in reciprocal coordinates;
+        both give a `flows.schemas.ElectronicCalculation`, which `read` reads as well.
+
+        Args:
+            moments: Element -> moment of its atoms to begin with [µB]; without any, spins are not polarised.
+            mesh_per_inverse_ang: Density of the mesh of the states [points per Å⁻¹].
+        """
         ...
 
 

@@ -11,6 +11,9 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, kpts2sizeandoffsets
 
+from flows.cures import iterations
+from flows.job_context import cures
+
 MOMENT = 1.0
 """Initial moment of every atom in a spin-polarised calculation whose structure has none [µB]."""
 
@@ -21,7 +24,7 @@ class CodeCalculator(Calculator):
     Args:
         settings: What the engine's `settings` gives.
         command: Launch line of the code.
-        max_scf: Most electronic iterations at one geometry.
+        max_scf: Most electronic iterations at one geometry, in a try without cures.
         folder: Absolute folder of its files.
     """
 
@@ -32,7 +35,7 @@ class CodeCalculator(Calculator):
         super().__init__()
         self._settings = dict(settings)
         self._command = command
-        self._max_scf = max_scf
+        self._max_scf = iterations(max_scf, cures())
         self._folder = folder
         self._kpts: tuple[int, int, int] | None = None
 

@@ -27,9 +27,11 @@ from ase.calculators.cp2k import CP2K
 from ase.units import Rydberg, kB
 
 from flows.causes import CodeCrashedError, MissingSetupError, OutputParseError
+from flows.cures import Cure
 from flows.engines.code_calculator import CodeCalculator
 from flows.engines.code_run import MEMORY_WORDS, bound_to_worker, environment, last_lines, text_of, words_of
 from flows.engines.cp2k_data import Kind
+from flows.job_context import cures
 
 NAME = "cp2k"
 """Of the files: `cp2k.inp`, `cp2k.out`, `cp2k.err`."""
@@ -57,8 +59,8 @@ TEMPLATE = """
         ELECTRONIC_TEMPERATURE [K] {kelvin}
       &END SMEAR
       &MIXING
-        METHOD BROYDEN_MIXING
-        ALPHA 0.4
+        METHOD {mixing}
+        ALPHA {alpha}
       &END MIXING
       &PRINT
         &RESTART OFF
@@ -72,6 +74,11 @@ TEMPLATE = """
 &END FORCE_EVAL
 """
 """Input that ASE completes with cell, atoms, functional and cut-off."""
+
+MIXING, OTHER_MIXING = "BROYDEN_MIXING", "PULAY_MIXING"
+"""How densities are mixed, and how after they did not settle."""
+ALPHA, SLOW_ALPHA = 0.4, 0.1
+"""How much of the new density is mixed in."""
 
 
 class Cp2kCalculator(CodeCalculator):
@@ -178,6 +185,8 @@ def template(
         ),
         added=empty_bands(sum(kinds[symbol].valence for symbol in symbols), len(atoms)),
         eps_scf=settings["converge_density"],
+        mixing=OTHER_MIXING if Cure.OTHER_ALGORITHM in cures() else MIXING,
+        alpha=SLOW_ALPHA if Cure.SLOW_MIXING in cures() else ALPHA,
         kelvin=settings["smearing_ev"] / kB,
         kinds="\n".join(
             f"    &KIND {symbol}\n      BASIS_SET {kinds[symbol].basis}\n"

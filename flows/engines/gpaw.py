@@ -7,7 +7,7 @@ energy is lowest. A static starts anew on its own cell, with a basis and k-point
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import metadata, util
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from flows.engines.base import AseConfig, AseEngine, EngineCheck
 from flows.job_context import job_folder
-from flows.schemas import Fidelity
+from flows.schemas import Calculation, ElectronicCalculation, Fidelity
 
 Preset = Literal["fast", "normal", "precise"]
 
@@ -108,6 +108,21 @@ class GpawEngine(AseEngine):
         from flows.engines.gpaw_calculator import FixedCutoffGpaw
 
         return FixedCutoffGpaw(self.settings(), max_scf=self.config.max_scf, folder=job_folder())
+
+    def electronic_maker(self, *, moments: Mapping[str, float], mesh_per_inverse_ang: float) -> Any:
+        """Return a Maker of electronic calculations; its spins come before the option `spinpol`."""
+        from flows.engines.gpaw_electronic import GpawElectronicMaker
+
+        return GpawElectronicMaker(
+            engine=f"{type(self).__module__}:{type(self).__qualname__}",
+            engine_options=self.config.model_dump(mode="json"),
+            moments=dict(moments),
+            mesh_per_inverse_ang=mesh_per_inverse_ang,
+        )
+
+    def read(self, output: Any) -> Calculation:
+        """Read the output of one of the makers' jobs."""
+        return output.calculation if isinstance(output, ElectronicCalculation) else super().read(output)
 
     def unsupported(self, elements: Sequence[str]) -> tuple[str, ...]:
         """Return the elements without a PAW dataset; none if GPAW is not installed here."""

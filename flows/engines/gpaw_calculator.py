@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, kpts2sizeandoffsets
 
-from flows.job_context import cores_held
+from flows.cures import Cure, iterations
+from flows.job_context import cores_held, cures
 
 SHIFT = 0.05
 """Relative change of the cut-off for the derivative."""
@@ -38,6 +40,10 @@ SYMMETRIES: tuple[dict[str, bool], ...] = (
 symmetric to 1e-10, which strained cells are not always; then the next is taken. The energy does not depend on it."""
 SYMMETRY_ERRORS = frozenset({"SymmetryAnalysisBug", "SymmetryBrokenError"})
 """GPAW's exceptions for crystals whose symmetry it finds and cannot use."""
+SLOW_MIXER = {"name": "pulay", "beta": 0.02, "nmaxold": 8, "weight": 100.0}
+"""Pulay's mixing with little of the new density, for those that slosh, instead of GPAW's own choice, MSR1."""
+OTHER_EIGENSOLVER = {"name": "davidson", "niter": 4}
+"""Instead of GPAW's own choice, projected conjugate gradients; each density gets twice the steps of its default."""
 MOMENT = 1.0
 """Initial moment of every atom in a spin-polarised calculation whose structure has none [µB]."""
 
@@ -84,7 +90,7 @@ class FixedCutoffGpaw(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         bare = self._bare(self.atoms)
-        with _threads_held():
+        with threads_held():
             self._settle(bare)
             found: dict[str, Any] = {
                 "energy": float(self._gpaw.get_potential_energy(bare)),
@@ -98,6 +104,11 @@ class FixedCutoffGpaw(Calculator):
             if "magmoms" in wanted:
                 found["magmoms"] = np.array(self._gpaw.get_magnetic_moments(bare))
         self.results.update(found)
+
+    @property
+    def gpaw(self) -> Any:
+        """GPAW itself, self-consistent after `calculate`, for what ASE's interface does not offer."""
+        return self._gpaw
 
     def _settle(self, atoms: Atoms) -> None:
         """Bring GPAW to self-consistency, with less symmetry if it cannot use all that it finds."""
@@ -145,10 +156,10 @@ class FixedCutoffGpaw(Calculator):
                 "density": settings["converge_density"],
                 "eigenstates": settings["converge_eigenstates_ev2"],
             },
-            maxiter=self._max_scf,
             spinpol=settings["spinpol"],
             symmetry=self._symmetries[0],
             txt=str(self._folder / log),
+            **_cycle(self._max_scf, cures()),
         )
 
     def _bare(self, atoms: Atoms) -> Atoms:
@@ -160,8 +171,18 @@ class FixedCutoffGpaw(Calculator):
         return bare
 
 
+def _cycle(max_scf: int, cured: AbstractSet[Cure]) -> dict[str, Any]:
+    """Return how the electronic cycle is run, which changes what it takes and not what it gives."""
+    options: dict[str, Any] = {"maxiter": iterations(max_scf, cured)}
+    if Cure.SLOW_MIXING in cured:
+        options["mixer"] = dict(SLOW_MIXER)
+    if Cure.OTHER_ALGORITHM in cured:
+        options["eigensolver"] = dict(OTHER_EIGENSOLVER)
+    return options
+
+
 @contextlib.contextmanager
-def _threads_held() -> Iterator[None]:
+def threads_held() -> Iterator[None]:
     """Keep BLAS and OpenMP to this worker's cores where the environment came too late to say so."""
     from threadpoolctl import threadpool_limits
 

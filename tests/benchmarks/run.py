@@ -1,7 +1,7 @@
 """Benchmarks of the backbone; prints Markdown tables and, with --output FILE, writes FILE.md and FILE.json.
 
 python tests/benchmarks/run.py                 # everything, about ten minutes on two cores
-python tests/benchmarks/run.py screening overhead stores resume building
+python tests/benchmarks/run.py screening flows overhead stores resume building
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import building_rate  # noqa: E402
+import flow_overhead  # noqa: E402
 import overhead  # noqa: E402
 import relaxation_rate  # noqa: E402
 import resume_time  # noqa: E402
@@ -41,6 +42,7 @@ def _stores() -> Rows:
 BENCHMARKS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "screening": ("Candidates screened per second, by stage (one process)", screening_rate.measure),
     "relaxation": ("Surrogate relaxation, batched against one by one", relaxation_rate.measure),
+    "flows": ("Running flows of trivial jobs, beside jobflow's own runner", flow_overhead.measure),
     "overhead": ("Driver overhead per task against the bare executor", overhead.measure),
     "stores": ("Store writes and reads per second", _stores),
     "building": ("Crystals from 1,000 Wyckoff genes per second, beside PyXtal", building_rate.measure),

@@ -54,7 +54,10 @@ MISTAKES: dict[str, tuple[dict, list[str]]] = {
         {"labels": {"flow_options": {"cell": 1}}},
         ["label flow", "cell", "allowed:", "relax_cell"],
     ),
-    "engine": ({"labels": {"engine": "vaspp"}}, ["engine", "'vaspp'", "gpaw, mlip"]),
+    "engine": (
+        {"labels": {"engine": "vaspp"}},
+        ["engine", "'vaspp'", "allowed: abinit, cp2k, espresso, gpaw, mlip, vasp"],
+    ),
     "engine's option": (engine(prest="fast"), ["engine 'gpaw'", "prest", "allowed:", "preset"]),
     "engine's preset": (engine(preset="fasst"), ["'fasst'", "'fast', 'normal' or 'precise'"]),
     "engine that cannot run": (

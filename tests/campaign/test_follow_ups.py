@@ -63,6 +63,19 @@ def test_summaries_lie_under_the_name_of_their_label() -> None:
     assert found["e_above_hull"] == 0.03
 
 
+def test_gaps_and_moments_can_be_asked_for() -> None:
+    wanted = "electronic.band_gap_ev > 0.5 and electronic.total_moment_ub < 0.1"
+    then = LabelsConfig(then=chain(electronic="", phonon=wanted)).then
+    electronic = {
+        "step": "electronic",
+        "state": "done",
+        "result": {"electronic": {"band_gap_ev": 0.6, "total_moment_ub": 0.0}},
+    }
+    assert called_for(then, ROOT, [electronic]) == (["phonon"], {})
+    electronic["result"]["electronic"]["band_gap_ev"] = 0.0  # type: ignore[index]
+    assert called_for(then, ROOT, [electronic]) == ([], {})
+
+
 def test_an_entry_takes_over_what_it_leaves_out() -> None:
     labels = LabelsConfig(engine="mlip", engine_options={"calculator": "emt"}, then=chain(phonon=""))
     entry = labels.follow_up("phonon")

@@ -286,6 +286,27 @@ def test_a_job_waits_for_its_parents_and_replaced_jobs_for_their_last_index():
     assert [(job.uuid, job.index) for job in runnable(waiting)] == [("a", 2)]
 
 
+def test_a_job_that_ran_out_of_memory_has_the_pool_to_itself():
+    jobs = {name: JobState(name, 1, name, (), LabelStatus.QUEUED, alone=name == "b") for name in "abc"}
+    labels = [
+        replace(label(name, "candidate", 0, rank), jobs=(jobs[name],)) for rank, name in enumerate("abc")
+    ]
+    state, spec = CampaignState(references_known=True).with_labels(labels), spec_with()
+
+    def started(running: set[str], free: int) -> list[str]:
+        actions = plan(state, spec, {"dft": free}, running)
+        return [action.key for action in actions if isinstance(action, RunJob)]
+
+    a, b, c = "job/label-a/a/1", "job/label-b/b/1/alone", "job/label-c/c/1"
+    assert started(set(), 2) == [a], "what comes after the one that must be alone waits with it"
+    assert started({a}, 1) == []
+    state = state.with_labels([replace(labels[0], state=LabelStatus.DONE, judged=True)])
+    assert started(set(), 2) == [b]
+    assert started({b}, 1) == [], "while it runs nothing else does"
+    state = state.with_labels([replace(labels[1], state=LabelStatus.DONE, judged=True)])
+    assert started(set(), 2) == [c]
+
+
 def test_failed_element_reference_ends_the_campaign():
     failed = replace(label("Ca", "reference", -1, 0), state=LabelStatus.FAILED, judged=True)
     reason = plan(CampaignState(references_known=True).with_labels([failed]), spec_with(), FREE, set())[

@@ -27,8 +27,9 @@ PRIVATE = {
     "core_hours",
     "host",
     "pid",
+    "folder",
 }
-"""Clocks, hosts and processes: two runs of one campaign differ in them and in nothing else."""
+"""Clocks, hosts, processes and folders: two runs of one campaign differ in them and in nothing else."""
 
 
 FAR_ABOVE = {"kind": "e_above_hull", "options": {"max_ev_per_atom": 10.0}}

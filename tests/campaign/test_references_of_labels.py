@@ -53,18 +53,22 @@ def test_missing_terminal_elements_are_named(tmp_path):
         reference_phases(config("engine", ["Ca", "Sr"]), reference)
 
 
-def done(formula: str, energy: float) -> dict:
-    return {"formula": formula, "result": {"energy_per_atom": energy}}
+def energy(ev_per_atom: float, **more: float | None) -> dict:
+    return {"energy_per_atom": ev_per_atom, **more}
+
+
+def done(formula: str, ev_per_atom: float, **more: float | None) -> dict:
+    return {"formula": formula, "result": energy(ev_per_atom, **more)}
 
 
 def test_energies_are_relative_to_the_engine_s_own_elements_and_phases():
     references = [done("Ca", -1.0), done("Si", -5.0), done("CaSi", -3.5)]
     hull = EngineHull(references, [])
     # CaSi: formation -3.5 - (-1 - 5) / 2 = -0.5 eV/atom; Ca2Si lies on the line to Ca at 2/3 of that depth.
-    assert hull.judge(Composition("CaSi"), -3.5).formation_energy_per_atom == pytest.approx(-0.5)
-    found = hull.judge(Composition("Ca2Si"), -2.5)
+    assert hull.judge(Composition("CaSi"), energy(-3.5)).formation_energy_per_atom == pytest.approx(-0.5)
+    found = hull.judge(Composition("Ca2Si"), energy(-2.5))
     assert found.formation_energy_per_atom == pytest.approx(-2.5 + 7 / 3)
     assert found.e_above_hull == pytest.approx(-2.5 + 7 / 3 + 0.5 * 2 / 3)
-    assert hull.judge(Composition("MgSi"), -3.0).e_above_hull is None
+    assert hull.judge(Composition("MgSi"), energy(-3.0)).e_above_hull is None
     deeper = EngineHull(references, [ReferenceEntry("x", "Ca2Si", -0.9)])
-    assert deeper.judge(Composition("Ca2Si"), -2.5).e_above_hull == pytest.approx(-2.5 + 7 / 3 + 0.9)
+    assert deeper.judge(Composition("Ca2Si"), energy(-2.5)).e_above_hull == pytest.approx(-2.5 + 7 / 3 + 0.9)

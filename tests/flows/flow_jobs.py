@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ase.calculators.lj import LennardJones
-from jobflow import Flow, Response, job
+from jobflow import CURRENT_JOB, Flow, JobConfig, OnMissing, Response, job
 
 
 def tick(log: str) -> None:
@@ -43,6 +43,11 @@ def fail(message: str) -> None:
 @job
 def die() -> None:
     os._exit(3)
+
+
+@job(config=JobConfig(on_missing_references=OnMissing.NONE))
+def or_zero(a: float | None) -> float:
+    return a or 0.0
 
 
 @job
@@ -85,6 +90,23 @@ def makes_large(n: int) -> dict[str, Any]:
 @job
 def length_of(large: dict[str, Any]) -> int:
     return len(large["numbers"])
+
+
+@job
+def replaced_without_output(log: str) -> Response:
+    return Response(replace=Flow([add(1, 1, log=log, sleep_s=0.3)]))
+
+
+@job(data=["large"], elsewhere=["other"])
+def makes_other(n: int, log: str) -> dict[str, Any]:
+    tick(log)
+    return {"other": list(range(n))}
+
+
+@job
+def who_am_i(sleep_s: float) -> str:
+    time.sleep(sleep_s)
+    return str(CURRENT_JOB.job.uuid)
 
 
 @job

@@ -182,3 +182,16 @@ def test_spins_are_polarised_when_asked(tmp_path: Path) -> None:
 def test_the_abinit_engine_passes_the_contract() -> None:
     options = {**COARSE, "ecut_ev": 350.0, "kpts_per_inverse_ang": 2.0, "smearing_ev": 0.3}
     assert check_engine("abinit", options, element="Al", lattice_ang=4.15).formula == "Al"
+
+
+@needs_abinit
+def test_cures_bring_a_cycle_to_its_end_that_did_not_settle(tmp_path: Path) -> None:
+    options = {**COARSE, "max_scf": 5}
+    job = build_label(silicon().as_dict(), "static", "abinit", options, {})["jobs"][0]["job"]
+    plain = run_job_once(job, [], str(tmp_path / "a"))
+    cured = run_job_once(job, [], str(tmp_path / "a"), cures=["slow_mixing", "other_algorithm"])
+    assert plain["failure"]["cause"] == "scf_not_converged"
+    assert cured["ok"], cured.get("failure")
+    written = (tmp_path / "a" / "abinit.in").read_text()
+    assert "diemix" in written
+    assert "nline 8" in written

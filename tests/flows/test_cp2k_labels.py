@@ -186,3 +186,16 @@ def test_silicon_is_relaxed_and_labelled(tmp_path: Path) -> None:
 def test_the_cp2k_engine_passes_the_contract() -> None:
     options = {**COARSE, "smearing_ev": 0.5, "kpts_per_inverse_ang": 1.5, "fmax_ev_per_ang": 0.1}
     assert check_engine("cp2k", options, element="Al", lattice_ang=4.2).formula == "Al"
+
+
+@needs_cp2k
+def test_cures_bring_a_cycle_to_its_end_that_did_not_settle(tmp_path: Path) -> None:
+    options = {**COARSE, "max_scf": 6}
+    job = build_label(silicon().as_dict(), "static", "cp2k", options, {})["jobs"][0]["job"]
+    plain = run_job_once(job, [], str(tmp_path / "a"))
+    cured = run_job_once(job, [], str(tmp_path / "a"), cures=["slow_mixing", "other_algorithm"])
+    assert plain["failure"]["cause"] == "scf_not_converged"
+    assert cured["ok"], cured.get("failure")
+    written = (tmp_path / "a" / "cp2k.inp").read_text()
+    assert "ALPHA 0.1" in written
+    assert "PULAY_MIXING" in written

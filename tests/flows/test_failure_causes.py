@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from flows.causes import BadGeometryError, IonicNotConvergedError, OutputParseError, classify, failure_of
+from flows.cures import Cure, iterations
 from flows.errors import FlowsError, JobFolderError
 from flows.schemas import FailureCause
 
@@ -80,3 +81,10 @@ def test_errors_keep_their_parts_across_processes() -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert isinstance(copy, FlowsError)
     assert copy.one_line() == "no; got 3; allowed: a, b; cure: do this" == error.one_line()
+
+
+def test_cures_allow_more_iterations_and_a_first_try_none() -> None:
+    assert iterations(50, frozenset()) == 50
+    assert iterations(50, frozenset({Cure.SLOW_MIXING})) == 100
+    assert iterations(50, frozenset({Cure.SLOW_MIXING, Cure.OTHER_ALGORITHM})) == 200
+    assert iterations(50, frozenset({Cure.MORE_STEPS})) == 50

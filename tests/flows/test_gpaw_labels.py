@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,36 @@ def test_an_element_without_dataset_is_refused_before_anything_runs() -> None:
     plutonium = Structure(Lattice.cubic(4), ["Pu"], [[0, 0, 0]])
     with pytest.raises(LabelInputError, match="no data for some elements; got 'Pu'"):
         build_label(plutonium.as_dict(), "static", "gpaw", FAST, {})
+
+
+def without_datasets(job: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Run a job where GPAW finds no PAW datasets; in a process of its own, which alone is changed."""
+    import gpaw
+
+    gpaw.setup_paths.clear()
+    return run_job_once(job, [], folder)
+
+
+def test_a_dataset_that_is_missing_where_the_job_runs_is_typed(tmp_path: Path) -> None:
+    built = build_label(silicon().as_dict(), "static", "gpaw", FAST, {})
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        result = pool.submit(without_datasets, built["jobs"][0]["job"], str(tmp_path / "a")).result()
+    assert result["failure"]["cause"] == "missing_setup"
+
+
+def test_cures_change_how_the_cycle_runs_and_not_what_it_gives(tmp_path: Path) -> None:
+    options = {**FAST, "kpts_per_inverse_ang": 2.0, "converge_density": 1e-6}
+    built = build_label(silicon().as_dict(), "static", "gpaw", options, {})
+    energies = []
+    for cures in ([], ["slow_mixing"], ["slow_mixing", "other_algorithm"]):
+        folder = tmp_path / "-".join(["try", *cures])
+        result = run_job_once(built["jobs"][0]["job"], [], str(folder), cures=cures)
+        assert result["ok"], result.get("failure")
+        energies.append(result["docs"][0]["output"]["output"]["energy"])
+        log = (folder / "gpaw.txt").read_text().lower()
+        assert ("pulay-mixer" in log) == ("slow_mixing" in cures)
+        assert ("davidson" in log) == ("other_algorithm" in cures)
+    assert max(energies) - min(energies) < 1e-3
 
 
 @pytest.mark.slow

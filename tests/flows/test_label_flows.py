@@ -236,7 +236,7 @@ def disordered() -> dict[str, Any]:
         (
             (copper().as_dict(), "statik", "mlip", {}, {}),
             UnknownFlowError,
-            "allowed: elastic, eos, phonon, relax, relax_static, static",
+            "allowed: elastic, electronic, eos, phonon, relax, relax_static, static",
         ),
         ((copper().as_dict(), "static", "vaps", {}, {}), UnknownFlowError, "allowed: .*gpaw, mlip"),
         ((copper().as_dict(), "static", "no.such:Engine", {}, {}), UnknownFlowError, "does not import"),
