@@ -14,12 +14,13 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from flows.causes import OutputParseError
+from flows.cures import iterations
 from flows.engines.abinit import AbinitEngine
-from flows.engines.abinit_calculator import clear, ground_state, pseudos_of, run_abinit
+from flows.engines.abinit_calculator import clear, cured_options, ground_state, pseudos_of, run_abinit
 from flows.engines.ase_maker import refuse_impossible
 from flows.engines.code_calculator import bare_atoms, kpts_for
 from flows.engines.code_run import text_of
-from flows.job_context import job_folder
+from flows.job_context import cures, job_folder
 
 GROUND, RESPONSE = "ground", "response"
 """Names of the files of the two runs."""
@@ -59,7 +60,8 @@ class AbinitResponseMaker(Maker):
             )
         )
         pseudos = pseudos_of(atoms, engine.pseudo_dir.absolute())
-        base = {**ground_state(settings, atoms, kpts, pseudos), "nstep": config.max_scf}
+        base = {**ground_state(settings, atoms, kpts, pseudos), "nstep": iterations(config.max_scf, cures())}
+        base |= cured_options(cures())
         steps: dict[str, dict[str, Any]] = {
             GROUND: {"tolvrs": CONVERGE_GROUND_HA2, "optstress": 0},
             RESPONSE: {

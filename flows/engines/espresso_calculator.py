@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from ase.io.espresso import read_espresso_out, write_espresso_in
 from ase.units import Ry
 
 from flows.causes import CodeCrashedError, MissingSetupError, OutputParseError
+from flows.cures import Cure
 from flows.engines.code_calculator import CodeCalculator
 from flows.engines.code_run import run_code, text_of, words_of
+from flows.job_context import cures
 
 NAME = "espresso"
 """Of the files `espresso.pwi` (input) and `espresso.pwo` (results), and of the folder `espresso.save`."""
@@ -76,6 +79,7 @@ class EspressoCalculator(CodeCalculator):
         while True:
             options = {
                 **namelist(self._settings),
+                **cycle_options(cures()),
                 "electron_maxstep": self._max_scf,
                 "tstress": self._wants_stress,
                 "pseudo_dir": str(self._pseudo_dir),
@@ -122,8 +126,13 @@ def namelist(settings: Mapping[str, Any]) -> dict[str, Any]:
         "smearing": "fermi-dirac",
         "degauss": settings["smearing_ev"] / Ry,
         "conv_thr": settings["converge_energy_ry"],
-        "mixing_beta": 0.5,
     }
+
+
+def cycle_options(cured: AbstractSet[Cure]) -> dict[str, Any]:
+    """Return how the electronic cycle is run, which changes what it takes and not what it gives."""
+    other = {"diagonalization": "cg"} if Cure.OTHER_ALGORITHM in cured else {}
+    return {"mixing_beta": 0.2 if Cure.SLOW_MIXING in cured else 0.5, **other}
 
 
 def pseudos_of(atoms: Atoms, folder: Path | None) -> dict[str, str]:

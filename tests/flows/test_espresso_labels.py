@@ -104,6 +104,19 @@ def test_failures_are_typed(tmp_path: Path) -> None:
 
 
 @needs_espresso
+def test_cures_bring_a_cycle_to_its_end_that_did_not_settle(tmp_path: Path) -> None:
+    options = {**with_silicon(tmp_path), "kpts_per_inverse_ang": 1.0, "max_scf": 3}
+    job = build_label(silicon().as_dict(), "static", "espresso", options, {})["jobs"][0]["job"]
+    plain = run_job_once(job, [], str(tmp_path / "a"))
+    cured = run_job_once(job, [], str(tmp_path / "a"), cures=["slow_mixing", "other_algorithm"])
+    assert plain["failure"]["cause"] == "scf_not_converged"
+    assert cured["ok"], cured.get("failure")
+    written = (tmp_path / "a" / "espresso.pwi").read_text()
+    assert "'cg'" in written
+    assert "0.2" in written
+
+
+@needs_espresso
 @pytest.mark.slow
 def test_a_metal_relaxes_to_its_energy_minimum_at_a_low_cutoff(tmp_path: Path) -> None:
     """The stress vanishes where the recorded energy is lowest: no Pulay stress is left."""
