@@ -19,7 +19,8 @@ from campaign.decisions import Decider
 from campaign.documents import now
 from campaign.failures import try_task_again
 from campaign.orders import OrderBook
-from campaign.parallel.pools import Pools, classify_exception
+from campaign.parallel.pooling import Pools
+from campaign.parallel.pools import classify_exception
 from campaign.plan import plan
 from campaign.recording import Recorder
 from campaign.run_folder import RunFolder

@@ -32,8 +32,7 @@ from campaign.errors import SiteError
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
 from campaign.parallel.fireworks_verdicts import failed_result, failure, priority, verdict
 from campaign.parallel.launchpad import Board, Sight
-from campaign.parallel.pooling import PoolLostError, settle
-from campaign.parallel.pools import Pools
+from campaign.parallel.pooling import PoolLostError, Pools, settle
 
 POOL = "dft"
 """The pool that a LaunchPad can serve: its tasks are label jobs, durable in folders of their own."""

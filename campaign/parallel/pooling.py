@@ -1,13 +1,30 @@
-"""What every kind of pool shares: sizes and variables of workers, and futures that follow other futures."""
+"""What every kind of pool shares: what it can do, sizes and variables of workers, futures that follow others."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
-from typing import Any
+from typing import Any, Protocol
 
 from campaign.site import PoolSize, Site, cores_available, gpus_visible, size_pools
+
+
+class Pools(Protocol):
+    """What the driver needs of an executor: named pools, each with a number of slots."""
+
+    @property
+    def slots(self) -> Mapping[str, int]:
+        """Pool name -> tasks that run at a time."""
+
+    def submit(self, pool: str, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `function(*args)` in `pool`; function, arguments and result must pickle."""
+
+    def block_ids(self) -> list[dict[str, Any]]:
+        """Return what a later driver needs to find what this one left: JSON-able, one document per block."""
+
+    def close(self, cancel: bool) -> None:
+        """End the pools: after all submitted tasks, or at once with the tasks' futures cancelled."""
 
 
 class PoolLostError(RuntimeError):

@@ -20,10 +20,10 @@ from concurrent.futures import (
 )
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from campaign.parallel.fireworks_config import FireworksPoolConfig
-from campaign.parallel.pooling import site_sizes, worker_environment
+from campaign.parallel.pooling import Pools, site_sizes, worker_environment
 from campaign.parallel.processes import MARKER, end_carrying, new_marker, start_worker
 from campaign.site import PoolSize, Site
 
@@ -37,23 +37,6 @@ _OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}
 _WALLTIME = {"AppTimeout", "TimeoutExpired", "WalltimeError"}
 _MEMORY_WORDS = ("out of memory", "cannot allocate memory", "bad_alloc", "unable to allocate", "oom-kill")
 _WALLTIME_WORDS = ("due to time limit", "exceeded walltime", "walltime limit")
-
-
-class Pools(Protocol):
-    """What the driver needs of an executor: named pools, each with a number of slots."""
-
-    @property
-    def slots(self) -> Mapping[str, int]:
-        """Pool name -> tasks that run at a time."""
-
-    def submit(self, pool: str, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        """Run `function(*args)` in `pool`; function, arguments and result must pickle."""
-
-    def block_ids(self) -> list[dict[str, Any]]:
-        """Return what a later driver needs to find what this one left: JSON-able, one document per block."""
-
-    def close(self, cancel: bool) -> None:
-        """End the pools: after all submitted tasks, or at once with the tasks' futures cancelled."""
 
 
 def open_pools(site: Site, run_dir: Path, kind: PoolKind = "parsl") -> Pools:

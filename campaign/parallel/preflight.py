@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from campaign.errors import SiteError
-from campaign.parallel.pools import Pools, classify_exception
+from campaign.parallel.pooling import Pools
+from campaign.parallel.pools import classify_exception
 
 PACKAGES = ("campaign", "models", "flows")
 """The three packages; they must come from one folder, on every worker the same as in the driver."""

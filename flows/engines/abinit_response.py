@@ -15,12 +15,12 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from flows.causes import OutputParseError
 from flows.cures import iterations
-from flows.engines.abinit import AbinitEngine
 from flows.engines.abinit_calculator import clear, cured_options, ground_state, pseudos_of, run_abinit
 from flows.engines.ase_maker import refuse_impossible
 from flows.engines.code_calculator import bare_atoms, kpts_for
 from flows.engines.code_run import text_of
 from flows.job_context import cures, job_folder
+from flows.registry import ENGINES, build
 
 GROUND, RESPONSE = "ground", "response"
 """Names of the files of the two runs."""
@@ -48,7 +48,7 @@ class AbinitResponseMaker(Maker):
             BadGeometryError: No engine could compute this.
         """
         refuse_impossible(structure)
-        engine = AbinitEngine(AbinitEngine.Config(**self.engine_options))
+        engine = build("abinit", ENGINES, "engine", self.engine_options)
         folder, settings, config = job_folder(), engine.settings(), engine.config
         given = AseAtomsAdaptor.get_atoms(structure)
         atoms = bare_atoms(given, spins=settings["spinpol"])
