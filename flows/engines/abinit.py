@@ -8,18 +8,16 @@ how). The pseudopotentials are PseudoDojo's (M. J. van Setten et al., Comput. Ph
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flows.engines.base import AseConfig, AseEngine, EngineCheck
+from flows.engines.base import AseConfig, EngineCheck
 from flows.engines.code_run import answer_of, words_of
+from flows.engines.dft import DftConfig, DftEngine
 from flows.job_context import job_folder
-from flows.schemas import Fidelity
-
-Preset = Literal["fast", "normal", "precise"]
 
 PRESETS: dict[str, dict[str, float]] = {
     # Screening. Elements of the third row and below without d electrons; O, N and 3d metals need 1100 eV.
@@ -40,7 +38,7 @@ PRESETS: dict[str, dict[str, float]] = {
 """Values of the options that are left out; `AbinitConfig` has their units."""
 
 CORE_SECONDS: dict[str, float] = {"fast": 5.0, "normal": 50.0, "precise": 200.0}
-"""Core-seconds of one atom, relaxation and static together; see `AbinitEngine.expected_core_seconds`."""
+"""Core-seconds of one atom, relaxation and static together; see `DftEngine.expected_core_seconds`."""
 
 DATA = Path("/usr/share/abinit/psp")
 """Where Debian's `abinit-data` has families of pseudopotentials."""
@@ -48,20 +46,11 @@ SEARCHED = "ABINIT_PP_PATH"
 """Environment variable, ASE's, that names the folder of the pseudopotentials."""
 
 
-class AbinitConfig(AseConfig):
+class AbinitConfig(DftConfig):
     """Options of the engine `abinit`; what is None comes from the preset."""
 
-    preset: Preset = Field(
-        "normal", description="fast (screening without first-row elements and 3d metals), normal, precise."
-    )
     xc: Literal["PBE"] = Field("PBE", description="Exchange-correlation functional.")
     ecut_ev: float | None = Field(None, gt=100, description="Plane-wave cut-off [eV].")
-    kpts_per_inverse_ang: float | None = Field(
-        None,
-        gt=0,
-        description="Density of the Γ-centred k-points [points per Å⁻¹, 2π in the reciprocal cell].",
-    )
-    smearing_ev: float | None = Field(None, gt=0, description="Fermi-Dirac width [eV].")
     converge_potential_ha2: float | None = Field(
         None, gt=0, description="Largest squared residual of the potential, ABINIT's tolvrs [Ha²]."
     )
@@ -74,29 +63,14 @@ class AbinitConfig(AseConfig):
         description=f"Folder with <element>.psp8 of that family; left out: ${SEARCHED}, or Debian's of that name.",
     )
     command: str = Field("abinit", description="Launch line, such as «mpirun -n 4 abinit».")
-    fmax_ev_per_ang: float | None = Field(
-        None, gt=0, description="A relaxation ends when no force, on atoms or cell, exceeds this [eV/Å]."
-    )
-    max_steps: int = Field(60, ge=2, description="Most steps of one try of a relaxation.")
-    max_scf: int = Field(100, ge=2, description="Most electronic iterations at one geometry.")
 
 
-class AbinitEngine(AseEngine):
+class AbinitEngine(DftEngine):
     """ABINIT with norm-conserving pseudopotentials of the PseudoDojo."""
 
     Config: ClassVar[type[AseConfig]] = AbinitConfig
-    fidelity = Fidelity.DFT
-
-    def settings(self) -> dict[str, Any]:
-        """Return what decides an energy, the preset resolved; the version is recorded on each label instead."""
-        aside = {"preset", "max_steps", "max_scf", "command", "pseudo_dir"}
-        chosen = self.config.model_dump(mode="json", exclude=aside, exclude_none=True)
-        return {**PRESETS[self.config.preset], **chosen}
-
-    @property
-    def fmax_ev_per_ang(self) -> float:
-        """Force limit of relaxations [eV/Å]."""
-        return float(self.settings()["fmax_ev_per_ang"])
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    core_seconds: ClassVar[Mapping[str, float]] = CORE_SECONDS
 
     @property
     def pseudo_dir(self) -> Path:
@@ -124,28 +98,20 @@ class AbinitEngine(AseEngine):
 
         return AbinitResponseMaker(engine_options=self.config.model_dump(mode="json"))
 
-    def unsupported(self, elements: Sequence[str]) -> tuple[str, ...]:
-        """Return the elements without a pseudopotential; none if the folder is not on this machine."""
-        known = self._known()
-        return tuple(element for element in elements if known and element not in known)
-
     def check(self) -> EngineCheck:
         """Run the code for its version, and look for pseudopotentials."""
         version = self.version()
         if version.endswith("not installed"):
             cure = "install it (Debian: apt-get install abinit abinit-data), or set the option command"
             return EngineCheck(False, f"{self.config.command!r} does not run", cure)
-        known = self._known()
+        known = self.known_elements()
         if not known:
             cure = f"Debian: apt-get install abinit-data; or set pseudo_dir or ${SEARCHED}"
             return EngineCheck(False, f"{version}, but no *.psp8 in {self.pseudo_dir}", cure)
         return EngineCheck(True, f"{version}, {len(known)} elements")
 
-    def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:  # noqa: ARG002
-        """Return a rough cost: growing as n^1.5, measured on symmetric cells of 1 and 2 atoms on one core."""
-        return CORE_SECONDS[self.config.preset] * n_atoms**1.5
-
-    def _known(self) -> frozenset[str]:
+    def known_elements(self) -> frozenset[str]:
+        """Return the elements with a pseudopotential in the folder, as far as it is on this machine."""
         from flows.engines.abinit_calculator import pseudos_in
 
         return frozenset(pseudos_in(self.pseudo_dir))

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flows.engines.base import AseConfig, AseEngine, EngineCheck
+from flows.engines.base import AseConfig, EngineCheck
 from flows.engines.code_run import answer_of, words_of
 from flows.engines.cp2k_data import Kind, kinds_in
+from flows.engines.dft import DftConfig, DftEngine, PresetName
 from flows.job_context import job_folder
-from flows.schemas import Fidelity
-
-Preset = Literal["fast", "normal", "precise"]
 
 PRESETS: dict[str, dict[str, float | str]] = {
     "fast": {
@@ -40,7 +38,7 @@ PRESETS: dict[str, dict[str, float | str]] = {
 """Values of the options that are left out; `Cp2kConfig` has their units."""
 
 CORE_SECONDS: dict[str, float] = {"fast": 20.0, "normal": 60.0, "precise": 400.0}
-"""Core-seconds of one atom, relaxation and static together; see `Cp2kEngine.expected_core_seconds`."""
+"""Core-seconds of one atom, relaxation and static together; see `DftEngine.expected_core_seconds`."""
 
 DATA = Path("/usr/share/cp2k")
 """Where Debian's `cp2k-data` has its tables."""
@@ -55,10 +53,10 @@ FAMILIES = {"PBE": "GTH-PBE"}
 """Pseudopotentials of a functional."""
 
 
-class Cp2kConfig(AseConfig):
+class Cp2kConfig(DftConfig):
     """Options of the engine `cp2k`; what is None comes from the preset."""
 
-    preset: Preset = Field("normal", description="fast (screening), normal, precise (a larger basis).")
+    preset: PresetName = Field("normal", description="fast (screening), normal, precise (a larger basis).")
     xc: Literal["PBE"] = Field("PBE", description="Exchange-correlation functional.")
     basis: str | None = Field(
         None,
@@ -72,12 +70,6 @@ class Cp2kConfig(AseConfig):
     eps_default: float | None = Field(
         None, gt=0, lt=1e-4, description="Accuracy of integrals, CP2K's EPS_DEFAULT."
     )
-    kpts_per_inverse_ang: float | None = Field(
-        None,
-        gt=0,
-        description="Density of the Γ-centred k-points [points per Å⁻¹, 2π in the reciprocal cell].",
-    )
-    smearing_ev: float | None = Field(None, gt=0, description="Fermi-Dirac width [eV].")
     converge_density: float | None = Field(
         None, gt=0, description="Largest change of the density matrix, CP2K's EPS_SCF."
     )
@@ -85,30 +77,19 @@ class Cp2kConfig(AseConfig):
         None, description=f"Folder of CP2K's tables; left out: ${SEARCHED}, or {DATA}."
     )
     command: str = Field("cp2k.psmp", description="Launch line, such as «mpirun -n 4 cp2k.psmp».")
-    fmax_ev_per_ang: float | None = Field(
-        None, gt=0, description="A relaxation ends when no force, on atoms or cell, exceeds this [eV/Å]."
-    )
-    max_steps: int = Field(60, ge=2, description="Most steps of one try of a relaxation.")
-    max_scf: int = Field(100, ge=2, description="Most electronic iterations at one geometry.")
 
 
-class Cp2kEngine(AseEngine):
+class Cp2kEngine(DftEngine):
     """CP2K with Gaussians, plane waves and GTH pseudopotentials."""
 
     Config: ClassVar[type[AseConfig]] = Cp2kConfig
-    fidelity = Fidelity.DFT
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    core_seconds: ClassVar[Mapping[str, float]] = CORE_SECONDS
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides an energy, the preset resolved; the version is recorded on each label instead."""
-        aside = {"preset", "max_steps", "max_scf", "command", "pseudo_dir"}
-        chosen = self.config.model_dump(mode="json", exclude=aside, exclude_none=True)
-        found = {**PRESETS[self.config.preset], **chosen}
+        """Return what decides an energy; the pseudopotentials follow from functional and basis set."""
+        found = super().settings()
         return {**found, "pseudopotentials": f"{FAMILIES[self.config.xc]} of {tables_of(found['basis'])[1]}"}
-
-    @property
-    def fmax_ev_per_ang(self) -> float:
-        """Force limit of relaxations [eV/Å]."""
-        return float(self.settings()["fmax_ev_per_ang"])
 
     @property
     def pseudo_dir(self) -> Path:
@@ -136,11 +117,6 @@ class Cp2kEngine(AseEngine):
             kinds=self._kinds(),
         )
 
-    def unsupported(self, elements: Sequence[str]) -> tuple[str, ...]:
-        """Return the elements without basis set or pseudopotential; none if the tables are not on this machine."""
-        known = self._kinds()
-        return tuple(element for element in elements if known and element not in known)
-
     def check(self) -> EngineCheck:
         """Run the code for its version, and read its tables."""
         version = self.version()
@@ -153,9 +129,9 @@ class Cp2kEngine(AseEngine):
             return EngineCheck(False, f"{version}, but no basis sets in {self.pseudo_dir}", cure)
         return EngineCheck(True, f"{version}, {len(known)} elements")
 
-    def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:  # noqa: ARG002
-        """Return a rough cost: growing as n^1.5, measured on cells of 1 and 2 atoms on one core."""
-        return CORE_SECONDS[self.config.preset] * n_atoms**1.5
+    def known_elements(self) -> frozenset[str]:
+        """Return the elements with a basis set and a pseudopotential in the tables on this machine."""
+        return frozenset(self._kinds())
 
     def _kinds(self) -> dict[str, Kind]:
         basis = self.settings()["basis"]

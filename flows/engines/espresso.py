@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flows.engines.base import AseConfig, AseEngine, EngineCheck
+from flows.engines.base import AseConfig, EngineCheck
 from flows.engines.code_run import answer_of, words_of
+from flows.engines.dft import DftConfig, DftEngine
 from flows.job_context import job_folder
-from flows.schemas import Fidelity
-
-Preset = Literal["fast", "normal", "precise"]
 
 PRESETS: dict[str, dict[str, float]] = {
     "fast": {
@@ -39,18 +37,15 @@ PRESETS: dict[str, dict[str, float]] = {
 """Values of the options that are left out; `EspressoConfig` has their units."""
 
 CORE_SECONDS: dict[str, float] = {"fast": 4.0, "normal": 20.0, "precise": 100.0}
-"""Core-seconds of one atom, relaxation and static together; see `EspressoEngine.expected_core_seconds`."""
+"""Core-seconds of one atom, relaxation and static together; see `DftEngine.expected_core_seconds`."""
 
 SEARCHED = "ESPRESSO_PSEUDO"
 """Environment variable, Quantum ESPRESSO's own, that names the folder of the pseudopotentials."""
 
 
-class EspressoConfig(AseConfig):
+class EspressoConfig(DftConfig):
     """Options of the engine `espresso`; what is None comes from the preset."""
 
-    preset: Preset = Field(
-        "normal", description="fast (screening without first-row elements and 3d metals), normal, precise."
-    )
     xc: Literal["PBE"] = Field("PBE", description="Functional of the pseudopotentials.")
     ecut_ev: float | None = Field(None, gt=100, description="Plane-wave cut-off [eV].")
     density_factor: float = Field(
@@ -58,12 +53,6 @@ class EspressoConfig(AseConfig):
         ge=4,
         description="Cut-off of the density by that of the waves; 4 suffices for norm-conserving ones.",
     )
-    kpts_per_inverse_ang: float | None = Field(
-        None,
-        gt=0,
-        description="Density of the Γ-centred k-points [points per Å⁻¹, 2π in the reciprocal cell].",
-    )
-    smearing_ev: float | None = Field(None, gt=0, description="Fermi-Dirac width [eV].")
     converge_energy_ry: float | None = Field(
         None, gt=0, description="Largest estimated error of the energy, pw.x's conv_thr [Ry]."
     )
@@ -74,29 +63,14 @@ class EspressoConfig(AseConfig):
         None, description=f"Folder with <element>.*.UPF of that family; left out: ${SEARCHED}."
     )
     command: str = Field("pw.x", description="Launch line, such as «mpirun -n 4 pw.x».")
-    fmax_ev_per_ang: float | None = Field(
-        None, gt=0, description="A relaxation ends when no force, on atoms or cell, exceeds this [eV/Å]."
-    )
-    max_steps: int = Field(60, ge=2, description="Most steps of one try of a relaxation.")
-    max_scf: int = Field(100, ge=2, description="Most electronic iterations at one geometry.")
 
 
-class EspressoEngine(AseEngine):
+class EspressoEngine(DftEngine):
     """Quantum ESPRESSO's pw.x with the user's own pseudopotentials."""
 
     Config: ClassVar[type[AseConfig]] = EspressoConfig
-    fidelity = Fidelity.DFT
-
-    def settings(self) -> dict[str, Any]:
-        """Return what decides an energy, the preset resolved; the version is recorded on each label instead."""
-        aside = {"preset", "max_steps", "max_scf", "command", "pseudo_dir"}
-        chosen = self.config.model_dump(mode="json", exclude=aside, exclude_none=True)
-        return {**PRESETS[self.config.preset], **chosen}
-
-    @property
-    def fmax_ev_per_ang(self) -> float:
-        """Force limit of relaxations [eV/Å]."""
-        return float(self.settings()["fmax_ev_per_ang"])
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    core_seconds: ClassVar[Mapping[str, float]] = CORE_SECONDS
 
     @property
     def pseudo_dir(self) -> Path | None:
@@ -118,18 +92,13 @@ class EspressoEngine(AseEngine):
             self.settings(), config.command, config.max_scf, job_folder(), pseudo_dir=self.pseudo_dir
         )
 
-    def unsupported(self, elements: Sequence[str]) -> tuple[str, ...]:
-        """Return the elements without a pseudopotential; none if the folder is not on this machine."""
-        known = self._known()
-        return tuple(element for element in elements if known and element not in known)
-
     def check(self) -> EngineCheck:
         """Run the code for its version, and look for pseudopotentials."""
         version = self.version()
         if version.endswith("not installed"):
             cure = "install it (Debian: apt-get install quantum-espresso), or set the option command"
             return EngineCheck(False, f"{self.config.command!r} does not run", cure)
-        known = self._known()
+        known = self.known_elements()
         if not known:
             cure = (
                 f"set pseudo_dir or ${SEARCHED} to a folder with a *.UPF for each element, such as the SSSP's"
@@ -139,11 +108,8 @@ class EspressoEngine(AseEngine):
             )
         return EngineCheck(True, f"{version}, {len(known)} elements")
 
-    def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:  # noqa: ARG002
-        """Return a rough cost: growing as n^1.5, measured on cells of 1 and 2 atoms on one core."""
-        return CORE_SECONDS[self.config.preset] * n_atoms**1.5
-
-    def _known(self) -> frozenset[str]:
+    def known_elements(self) -> frozenset[str]:
+        """Return the elements with a pseudopotential in the folder, as far as it is on this machine."""
         from flows.engines.espresso_calculator import pseudos_in
 
         return frozenset(pseudos_in(self.pseudo_dir))

@@ -7,19 +7,18 @@ energy is lowest. A static starts anew on its own cell, with a basis and k-point
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from flows.engines.base import AseConfig, AseEngine, EngineCheck
+from flows.engines.base import AseConfig, EngineCheck
+from flows.engines.dft import DftConfig, DftEngine, PresetName
 from flows.job_context import job_folder
-from flows.schemas import Calculation, ElectronicCalculation, Fidelity
-
-Preset = Literal["fast", "normal", "precise"]
+from flows.schemas import Calculation, ElectronicCalculation
 
 PRESETS: dict[str, dict[str, float]] = {
     # Screening. Light elements and metals only: 300 eV is far too little for O, F, N and 3d metals.
@@ -39,23 +38,17 @@ PRESETS: dict[str, dict[str, float]] = {
 """Values of the options that are left out; `GpawConfig` has their units."""
 
 CORE_SECONDS: dict[str, float] = {"fast": 4.0, "normal": 10.0, "precise": 60.0}
-"""Core-seconds of one atom, relaxation and static together; see `GpawEngine.expected_core_seconds`."""
+"""Core-seconds of one atom, relaxation and static together; see `DftEngine.expected_core_seconds`."""
 
 
-class GpawConfig(AseConfig):
+class GpawConfig(DftConfig):
     """Options of the engine `gpaw`; what is None comes from the preset."""
 
-    preset: Preset = Field(
+    preset: PresetName = Field(
         "normal", description="fast (screening without O, F, N, 3d metals), normal, precise."
     )
     xc: str = Field("PBE", description="Exchange-correlation functional as GPAW names it.")
     ecut_ev: float | None = Field(None, gt=100, description="Plane-wave cut-off [eV].")
-    kpts_per_inverse_ang: float | None = Field(
-        None,
-        gt=0,
-        description="Density of the Γ-centred k-points [points per Å⁻¹, 2π in the reciprocal cell].",
-    )
-    smearing_ev: float | None = Field(None, gt=0, description="Fermi-Dirac width [eV].")
     converge_energy_ev: float | None = Field(
         None, gt=0, description="Largest change of the energy in the last iterations [eV/electron]."
     )
@@ -66,38 +59,23 @@ class GpawConfig(AseConfig):
         None, gt=0, description="Largest residual of the eigenstates [eV²/electron]."
     )
     spinpol: bool = Field(False, description="Spin-polarised, from ferromagnetic moments of 1 µB per atom.")
-    fmax_ev_per_ang: float | None = Field(
-        None, gt=0, description="A relaxation ends when no force, on atoms or cell, exceeds this [eV/Å]."
-    )
-    max_steps: int = Field(60, ge=2, description="Most steps of one try of a relaxation.")
     max_scf: int = Field(200, ge=10, description="Most electronic iterations at one geometry.")
 
 
-class GpawEngine(AseEngine):
+class GpawEngine(DftEngine):
     """GPAW with plane waves."""
 
     Config: ClassVar[type[AseConfig]] = GpawConfig
-    fidelity = Fidelity.DFT
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    core_seconds: ClassVar[Mapping[str, float]] = CORE_SECONDS
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides an energy, the preset resolved.
+        """Return what decides an energy, the preset resolved."""
+        return {**super().settings(), "datasets": "paw-pbe" if self.config.xc == "PBE" else "paw"}
 
-        The version of GPAW is not among them: it is recorded on each label, and an update must not make every
-        label of a campaign another one.
-        """
-        chosen = self.config.model_dump(
-            mode="json", exclude={"preset", "max_steps", "max_scf"}, exclude_none=True
-        )
-        return {
-            **PRESETS[self.config.preset],
-            **chosen,
-            "datasets": "paw-pbe" if self.config.xc == "PBE" else "paw",
-        }
-
-    @property
-    def fmax_ev_per_ang(self) -> float:
-        """Force limit of relaxations [eV/Å]."""
-        return float(self.settings()["fmax_ev_per_ang"])
+    def known_elements(self) -> frozenset[str]:
+        """Return the elements with a PAW dataset; none if GPAW is not installed here."""
+        return _datasets(self.config.xc)
 
     def version(self) -> str:
         """Return the versions of GPAW and of its PAW data."""
@@ -124,11 +102,6 @@ class GpawEngine(AseEngine):
         """Read the output of one of the makers' jobs."""
         return output.calculation if isinstance(output, ElectronicCalculation) else super().read(output)
 
-    def unsupported(self, elements: Sequence[str]) -> tuple[str, ...]:
-        """Return the elements without a PAW dataset; none if GPAW is not installed here."""
-        known = _datasets(self.config.xc)
-        return tuple(element for element in elements if known and element not in known)
-
     def check(self) -> EngineCheck:
         """Compute nothing, but find GPAW and its PAW datasets."""
         if util.find_spec("gpaw") is None:
@@ -142,13 +115,6 @@ class GpawEngine(AseEngine):
         if not known:
             return EngineCheck(False, f"no PAW datasets for {self.config.xc}", "pip install gpaw-data")
         return EngineCheck(True, f"{self.version()}, {len(known)} elements")
-
-    def expected_core_seconds(self, n_atoms: int, elements: Sequence[str]) -> float:  # noqa: ARG002
-        """Return a rough cost: growing as n^1.5, measured on symmetric cells of 1 to 4 atoms on one core.
-
-        Cells of low symmetry take several times as long, for their k-points.
-        """
-        return CORE_SECONDS[self.config.preset] * n_atoms**1.5
 
 
 def _version(package: str) -> str:
