@@ -162,23 +162,27 @@ class OrderBook:
             "flow_options": what.flow_options,
         }
 
+    def _outputs(self, uuids: list[str]) -> list[dict[str, Any]]:
+        """Return what jobs gave, and the large data beside it."""
+        return [
+            *self.store.query("jobs", {"uuid": {"$in": uuids}}),
+            *self.store.query("data", {"job_uuid": {"$in": uuids}}),
+        ]
+
     def _job(self, action: RunJob, state: CampaignState) -> dict[str, Any]:
+        from flows.stored_outputs import gathered
+
         flow = self.store.get("flows", action.label) or {"jobs": []}
         record = next(
             job for job in flow["jobs"] if job["uuid"] == action.job and job["index"] == action.index
         )
-        uuids = sorted({job.uuid for job in state.labels[action.label].jobs})
-        upstream = [
-            *self.store.query("jobs", {"uuid": {"$in": uuids}}),
-            *self.store.query("data", {"job_uuid": {"$in": uuids}}),
-        ]
         attempts = (self.store.get("labels", action.label) or {}).get("attempts", [])
         causes, policies = causes_of(attempts, action.job, action.index), self.config.labels.policies()
         hours, memory_gb = self.config.labels.job_hours, self.config.labels.job_memory_gb
         tries = sum((one["job"], one["index"]) == (action.job, action.index) for one in attempts)
         return {
             "job": record["job"],
-            "upstream": upstream,
+            "upstream": gathered(record["parents"], self._outputs),
             "work_dir": str(self._job_folder(action)),
             "cures": [cure.value for cure in cures_for(causes, policies)],
             "seconds": allowance(hours and hours * 3600, Cure.MORE_TIME, causes, policies),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,29 @@ def store_result(store: JobStore, result: Mapping[str, Any]) -> None:
 
 
 def upstream_documents(store: JobStore, uuids: Iterable[str]) -> list[Document]:
-    """Return the outputs of jobs, those of jobs that they refer to, and the large data that they saved elsewhere."""
+    """Return what a job that depends on others needs of a JobStore; see `gathered`."""
+
+    def asked(wanted: list[str]) -> list[Document]:
+        found = [dict(one) for one in store.docs_store.query({"uuid": {"$in": wanted}})]
+        for name, blobs in store.additional_stores.items():
+            found += [{**one, "store": name} for one in blobs.query({"job_uuid": {"$in": wanted}})]
+        return found
+
+    return gathered(uuids, asked)
+
+
+def gathered(uuids: Iterable[str], ask: Callable[[list[str]], list[Document]]) -> list[Document]:
+    """Return the outputs of jobs, those of jobs that they refer to, and the large data that they saved elsewhere.
+
+    Args:
+        uuids: Of the jobs.
+        ask: Gives the outputs and the large data of some jobs.
+    """
     found: list[Document] = []
     asked: set[str] = set()
     wanted = set(uuids)
     while wanted:
-        fresh = [dict(one) for one in store.docs_store.query({"uuid": {"$in": sorted(wanted)}})]
-        for name, blobs in store.additional_stores.items():
-            saved = blobs.query({"job_uuid": {"$in": sorted(wanted)}})
-            fresh += [{**one, "store": name} for one in saved]
+        fresh = ask(sorted(wanted))
         asked |= wanted
         wanted = {uuid for one in fresh for uuid in _referred(one)} - asked
         found += fresh
