@@ -19,6 +19,7 @@ from flows.causes import (
     MissingSetupError,
     OutputParseError,
 )
+from flows.engines.code_run import MEMORY_WORDS
 
 SAID_IN = ("std_err.txt", "vasp.out")
 """Where VASP and its launcher say what went wrong."""
@@ -45,7 +46,7 @@ class VaspEndedError(CodeCrashedError):
 
 
 class VaspMemoryError(MemoryError):
-    """VASP was killed as the kernel kills what uses up the memory."""
+    """VASP says so, or was killed as the kernel kills what uses up the memory."""
 
 
 def typed(error: Exception, folder: Path) -> Exception:
@@ -89,6 +90,8 @@ def ended_badly(folder: Path) -> Exception | None:
         return VaspSetupError(f"the launch line does not find VASP (exit code {code}){words}; {COMMAND_CURE}")
     if code == KILLED:
         return VaspMemoryError(f"VASP was killed (signal 9), as happens when the memory runs out{words}")
+    if any(word in words.lower() for word in MEMORY_WORDS):
+        return VaspMemoryError(f"VASP ended with exit code {code}{words}")
     return VaspEndedError(f"VASP ended with exit code {code}{words}")
 
 
