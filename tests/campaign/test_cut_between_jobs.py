@@ -6,7 +6,6 @@ job of the label is done; the next one resumes. Every execution of a job, by whi
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 from collections import Counter
@@ -26,7 +25,7 @@ CUT = 77
 """Exit status of a driver that was cut off."""
 MOST_DRIVERS = 40
 HEAVY = ("atomate2.common.jobs.phonons", "flows.engines.ase_maker", "flows.phonon_jobs", "torch")
-"""What every driver would import anew; as children of this process, they find it imported."""
+"""What every driver would import anew; as children of a process that has imported it, they find it there."""
 
 
 def phonon_campaign(folder: Path) -> Path:
@@ -88,14 +87,17 @@ def driven(folder: Path, file: Path, when: str) -> None:
 def test_each_job_of_a_phonon_label_runs_once_however_often_the_driver_dies(
     tmp_path: Path, when: str
 ) -> None:
-    for name in HEAVY:
-        importlib.import_module(name)
+    # not children of this process itself, whose other threads may hold locks while it forks
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(HEAVY))
     file = phonon_campaign(tmp_path)
     cuts, counts = 0, []
     for _ in range(MOST_DRIVERS):
-        driver = multiprocessing.get_context("fork").Process(target=driven, args=(tmp_path, file, when))
+        driver = context.Process(target=driven, args=(tmp_path, file, when))
         driver.start()
         driver.join(120)
+        if driver.exitcode is None:
+            driver.kill()
         counts.append(sum(executions(tmp_path).values()))
         if driver.exitcode != CUT:
             break

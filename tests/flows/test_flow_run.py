@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -171,12 +172,16 @@ def test_a_number_of_processes_and_a_relative_folder_will_do(
 
 
 @pytest.mark.slow
-def test_a_parsl_pool_runs_flows_as_well(tmp_path: Path, store: JobStore) -> None:
+def test_a_parsl_pool_runs_flows_as_well(
+    tmp_path: Path, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from parsl import Config
     from parsl.concurrent import ParslPoolExecutor
     from parsl.executors import HighThroughputExecutor
     from parsl.providers import LocalProvider
 
+    # Parsl looks for its scripts on PATH, where an environment that is not activated has none
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
     workers = HighThroughputExecutor(
         address="127.0.0.1",
