@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,9 @@ class _Troubled(LennardJones):
         if len(set(self.atoms.get_chemical_symbols())) > 1:
             self.trouble()
 
+    @abstractmethod
     def trouble(self) -> None:
-        raise NotImplementedError
+        """Run into it."""
 
     def times(self, what: str) -> int:
         """Return how often this was asked in the job's folder, over all its tries and processes."""

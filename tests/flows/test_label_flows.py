@@ -17,6 +17,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from flows.errors import EngineOptionsError, FlowsError, LabelInputError, UnknownFlowError
+from flows.job_limits import Limits
 from flows.run import build_label, run_job_once, settings_hash, settings_of
 from flows.schemas import LabelDoc
 from flows.testing import label
@@ -275,3 +276,22 @@ def test_structures_of_ase_keep_their_atoms(tmp_path: Path) -> None:
     found = Structure.from_dict(label(structure, "static", "mlip", EMT_OPTIONS, tmp_path).structure)
     assert len(found) == 4
     assert found.site_properties == {}
+
+
+@pytest.mark.slow
+def test_a_relaxation_whose_time_is_over_goes_on_from_its_last_geometry(tmp_path: Path) -> None:
+    options = {"calculator": "troubled:Slow", "fmax_ev_per_ang": 0.01}
+    crystal = Structure(Lattice.cubic(3.6), ["Ca", "Si"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    job = build_label(crystal.as_dict(), "relax", "mlip", options, {})["jobs"][0]["job"]
+    folder = tmp_path / "a"
+    cut = run_job_once(job, [], str(folder), limits=Limits(seconds=2.5))
+    assert cut["failure"]["cause"] == "walltime"
+    reached = Structure.from_dict(json.loads((folder / "last_geometry.json").read_text()))
+    assert abs(reached.volume - crystal.volume) > 1e-3
+    done = run_job_once(job, [], str(folder))
+    assert done["ok"], done.get("failure")
+    steps = [
+        line.split() for line in (folder / "relax.log").read_text().splitlines() if line.startswith("BFGS:")
+    ]
+    first, second = (float(one[3]) for one in steps if one[1] == "0")
+    assert second < first - 1e-3, "the second try begins lower than the first one began"
