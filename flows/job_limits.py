@@ -37,7 +37,8 @@ def limited(limits: Limits) -> Iterator[None]:
     inherits the limit for itself.
 
     Raises:
-        JobTimeError: The time is over; raised wherever the code inside happens to be.
+        JobTimeError: The time is over; raised wherever the code inside happens to be, and in place of what that code
+            makes of it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,13 +53,23 @@ def _time(seconds: float | None) -> Iterator[None]:
         yield
         return
 
+    told = JobTimeError(f"the job used up its {seconds:g} s")
+    ended = False
+
     def over(_number: int, _frame: Any) -> None:
-        raise JobTimeError(f"the job used up its {seconds:g} s")
+        nonlocal ended
+        ended = True
+        raise told
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except Exception as error:
+        # libraries catch whatever comes where it comes, and raise errors of their own
+        if ended and error is not told:
+            raise told from error
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
