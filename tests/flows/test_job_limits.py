@@ -19,7 +19,7 @@ SHORT = Limits(seconds=0.05)
 
 def test_a_job_ends_when_its_time_is_over() -> None:
     begin = time.monotonic()
-    with pytest.raises(JobTimeError, match="used up its 0.05 s"), limited(SHORT):
+    with pytest.raises(JobTimeError, match=r"used up its 0\.05 s"), limited(SHORT):
         time.sleep(5)
     assert time.monotonic() - begin < 1
 
