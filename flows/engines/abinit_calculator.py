@@ -24,7 +24,7 @@ from ase.units import Hartree
 
 from flows.causes import CodeCrashedError, MissingSetupError, OutputParseError
 from flows.cures import Cure
-from flows.engines.code_calculator import CodeCalculator
+from flows.engines.code_calculator import CodeCalculator, reading
 from flows.engines.code_run import run_code, text_of, words_of
 from flows.job_context import cures
 
@@ -209,23 +209,13 @@ def results_of(path: Path) -> dict[str, Any]:
         OutputParseError: They are not all there.
     """
     entropy = re.search(r"'-kT\*entropy'\s*:\s*(\S+)", text_of(path))
-    try:
+    with reading(path):
         with path.open(encoding="utf-8", errors="replace") as handle:
             found = read_abinit_out(handle)
         free = float(found["energy"])
         energy = free - 0.5 * (float(entropy.group(1)) * Hartree if entropy else 0.0)
         known = {name: found[name] for name in ("forces", "stress") if name in found}
         return {"energy": energy, "free_energy": free, "forces": found["forces"], **known}
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AssertionError,
-        StopIteration,
-        NameError,
-    ) as error:
-        raise OutputParseError(f"{path.name} cannot be read ({type(error).__name__}: {error})") from error
 
 
 def clear(folder: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, kpts2sizeandoffsets
 
+from flows.causes import OutputParseError
 from flows.cures import iterations
 from flows.job_context import cures
 
+PARSERS_RAISE = (
+    RuntimeError, ValueError, KeyError, IndexError, AssertionError, TypeError, StopIteration, NameError,
+)  # fmt: skip
+"""What ASE's readers raise where lines or numbers are missing."""
 MOMENT = 1.0
 """Initial moment of every atom in a spin-polarised calculation whose structure has none [µB]."""
 
@@ -63,6 +69,19 @@ class CodeCalculator(Calculator):
     @abstractmethod
     def _computed(self, atoms: Atoms, kpts: tuple[int, int, int]) -> dict[str, Any]:
         """Return the results for a geometry, in ASE's units."""
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Take whatever a parser makes of torn results for what it is.
+
+    Raises:
+        OutputParseError: The results are not all there.
+    """
+    try:
+        yield
+    except PARSERS_RAISE as error:
+        raise OutputParseError(f"{path.name} cannot be read ({type(error).__name__}: {error})") from error
 
 
 def kpts_for(atoms: Atoms, density: float) -> tuple[int, int, int]:

@@ -24,7 +24,7 @@ from ase.units import Ry
 
 from flows.causes import CodeCrashedError, MissingSetupError, OutputParseError
 from flows.cures import Cure
-from flows.engines.code_calculator import CodeCalculator
+from flows.engines.code_calculator import CodeCalculator, reading
 from flows.engines.code_run import run_code, text_of, words_of
 from flows.job_context import cures
 
@@ -174,23 +174,13 @@ def results_of(path: Path) -> dict[str, Any]:
     if "JOB DONE." not in said:
         raise OutputParseError(f"{path.name} is torn: pw.x did not say that its job is done")
     entropic = re.findall(r"smearing contrib\. \(-TS\)\s*=\s*(\S+) Ry", said)
-    try:
+    with reading(path):
         with path.open(encoding="utf-8", errors="replace") as handle:
             found = list(read_espresso_out(handle, index=slice(None)))[-1].calc.results
         free = float(found["free_energy"])
         known = {name: found[name] for name in ("forces", "stress") if found.get(name) is not None}
         energy = free - 0.5 * (float(entropic[-1]) * Ry if entropic else 0.0)
         return {"energy": energy, "free_energy": free, "forces": found["forces"], **known}
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AssertionError,
-        TypeError,
-        StopIteration,
-    ) as error:
-        raise OutputParseError(f"{path.name} cannot be read ({type(error).__name__}: {error})") from error
 
 
 def complaint_in(log: str) -> str:
