@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flows.engines.base import AseConfig, EngineCheck
+from flows.engines.base import AseConfig
 from flows.engines.code_run import answer_of, words_of
-from flows.engines.dft import DftConfig, DftEngine
+from flows.engines.dft import CodeEngine, DftConfig
 from flows.job_context import job_folder
 
 PRESETS: dict[str, dict[str, float]] = {
@@ -65,12 +65,13 @@ class AbinitConfig(DftConfig):
     command: str = Field("abinit", description="Launch line, such as «mpirun -n 4 abinit».")
 
 
-class AbinitEngine(DftEngine):
+class AbinitEngine(CodeEngine):
     """ABINIT with norm-conserving pseudopotentials of the PseudoDojo."""
 
     Config: ClassVar[type[AseConfig]] = AbinitConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     core_seconds: ClassVar[Mapping[str, float]] = CORE_SECONDS
+    debian = "abinit abinit-data"
 
     @property
     def pseudo_dir(self) -> Path:
@@ -98,17 +99,10 @@ class AbinitEngine(DftEngine):
 
         return AbinitResponseMaker(engine_options=self.config.model_dump(mode="json"))
 
-    def check(self) -> EngineCheck:
-        """Run the code for its version, and look for pseudopotentials."""
-        version = self.version()
-        if version.endswith("not installed"):
-            cure = "install it (Debian: apt-get install abinit abinit-data), or set the option command"
-            return EngineCheck(False, f"{self.config.command!r} does not run", cure)
-        known = self.known_elements()
-        if not known:
-            cure = f"Debian: apt-get install abinit-data; or set pseudo_dir or ${SEARCHED}"
-            return EngineCheck(False, f"{version}, but no *.psp8 in {self.pseudo_dir}", cure)
-        return EngineCheck(True, f"{version}, {len(known)} elements")
+    def lack(self) -> tuple[str, str]:
+        """Return what is said where no element is known."""
+        cure = f"Debian: apt-get install abinit-data; or set pseudo_dir or ${SEARCHED}"
+        return f"no *.psp8 in {self.pseudo_dir}", cure
 
     def known_elements(self) -> frozenset[str]:
         """Return the elements with a pseudopotential in the folder, as far as it is on this machine."""

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flows.engines.base import AseConfig, EngineCheck
+from flows.engines.base import AseConfig
 from flows.engines.code_run import answer_of, words_of
 from flows.engines.cp2k_data import Kind, kinds_in
-from flows.engines.dft import DftConfig, DftEngine, PresetName
+from flows.engines.dft import CodeEngine, DftConfig, PresetName
 from flows.job_context import job_folder
 
 PRESETS: dict[str, dict[str, float | str]] = {
@@ -79,12 +79,13 @@ class Cp2kConfig(DftConfig):
     command: str = Field("cp2k.psmp", description="Launch line, such as «mpirun -n 4 cp2k.psmp».")
 
 
-class Cp2kEngine(DftEngine):
+class Cp2kEngine(CodeEngine):
     """CP2K with Gaussians, plane waves and GTH pseudopotentials."""
 
     Config: ClassVar[type[AseConfig]] = Cp2kConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     core_seconds: ClassVar[Mapping[str, float]] = CORE_SECONDS
+    debian = "cp2k cp2k-data"
 
     def settings(self) -> dict[str, Any]:
         """Return what decides an energy; the pseudopotentials follow from functional and basis set."""
@@ -117,17 +118,10 @@ class Cp2kEngine(DftEngine):
             kinds=self._kinds(),
         )
 
-    def check(self) -> EngineCheck:
-        """Run the code for its version, and read its tables."""
-        version = self.version()
-        if version.endswith("not installed"):
-            cure = "install it (Debian: apt-get install cp2k cp2k-data), or set the option command"
-            return EngineCheck(False, f"{self.config.command!r} does not run", cure)
-        known = self._kinds()
-        if not known:
-            cure = f"Debian: apt-get install cp2k-data; or set pseudo_dir or ${SEARCHED}; or choose another basis"
-            return EngineCheck(False, f"{version}, but no basis sets in {self.pseudo_dir}", cure)
-        return EngineCheck(True, f"{version}, {len(known)} elements")
+    def lack(self) -> tuple[str, str]:
+        """Return what is said where no element is known."""
+        cure = f"Debian: apt-get install cp2k-data; or set pseudo_dir or ${SEARCHED}; or choose another basis"
+        return f"no basis sets in {self.pseudo_dir}", cure
 
     def known_elements(self) -> frozenset[str]:
         """Return the elements with a basis set and a pseudopotential in the tables on this machine."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flows.engines.base import AseConfig, AseEngine
+from flows.engines.base import AseConfig, AseEngine, EngineCheck
 from flows.schemas import Fidelity
 
 PresetName = Literal["fast", "normal", "precise"]
@@ -75,3 +75,26 @@ class DftEngine(AseEngine):
         Cells of low symmetry take several times as long, for their k-points.
         """
         return self.core_seconds[self.config.preset] * n_atoms**1.5
+
+
+class CodeEngine(DftEngine):
+    """An engine whose code is a program of its own, with an option `command` for its launch line."""
+
+    debian: ClassVar[str] = ""
+    """Debian's packages of the code."""
+
+    @abstractmethod
+    def lack(self) -> tuple[str, str]:
+        """Return what is said where no element is known: what is missing where, and the cure."""
+
+    def check(self) -> EngineCheck:
+        """Run the code for its version, and look for its data."""
+        version = self.version()
+        if version.endswith("not installed"):
+            cure = f"install it (Debian: apt-get install {self.debian}), or set the option command"
+            return EngineCheck(False, f"{self.config.command!r} does not run", cure)
+        known = self.known_elements()
+        if not known:
+            what, cure = self.lack()
+            return EngineCheck(False, f"{version}, but {what}", cure)
+        return EngineCheck(True, f"{version}, {len(known)} elements")

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flows.engines.base import AseConfig, EngineCheck
+from flows.engines.base import AseConfig
 from flows.engines.code_run import answer_of, words_of
-from flows.engines.dft import DftConfig, DftEngine
+from flows.engines.dft import CodeEngine, DftConfig
 from flows.job_context import job_folder
 
 PRESETS: dict[str, dict[str, float]] = {
@@ -65,12 +65,13 @@ class EspressoConfig(DftConfig):
     command: str = Field("pw.x", description="Launch line, such as «mpirun -n 4 pw.x».")
 
 
-class EspressoEngine(DftEngine):
+class EspressoEngine(CodeEngine):
     """Quantum ESPRESSO's pw.x with the user's own pseudopotentials."""
 
     Config: ClassVar[type[AseConfig]] = EspressoConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     core_seconds: ClassVar[Mapping[str, float]] = CORE_SECONDS
+    debian = "quantum-espresso"
 
     @property
     def pseudo_dir(self) -> Path | None:
@@ -92,21 +93,10 @@ class EspressoEngine(DftEngine):
             self.settings(), config.command, config.max_scf, job_folder(), pseudo_dir=self.pseudo_dir
         )
 
-    def check(self) -> EngineCheck:
-        """Run the code for its version, and look for pseudopotentials."""
-        version = self.version()
-        if version.endswith("not installed"):
-            cure = "install it (Debian: apt-get install quantum-espresso), or set the option command"
-            return EngineCheck(False, f"{self.config.command!r} does not run", cure)
-        known = self.known_elements()
-        if not known:
-            cure = (
-                f"set pseudo_dir or ${SEARCHED} to a folder with a *.UPF for each element, such as the SSSP's"
-            )
-            return EngineCheck(
-                False, f"{version}, but no *.UPF in {self.pseudo_dir or 'any folder named'}", cure
-            )
-        return EngineCheck(True, f"{version}, {len(known)} elements")
+    def lack(self) -> tuple[str, str]:
+        """Return what is said where no element is known."""
+        cure = f"set pseudo_dir or ${SEARCHED} to a folder with a *.UPF for each element, such as the SSSP's"
+        return f"no *.UPF in {self.pseudo_dir or 'any folder named'}", cure
 
     def known_elements(self) -> frozenset[str]:
         """Return the elements with a pseudopotential in the folder, as far as it is on this machine."""
