@@ -165,7 +165,12 @@ def _drive(
         store.set_fields(
             "campaigns",
             config.name,
-            {"state": "running", "reason": "", "settings_hash": settings_hash, "blocks": pools.block_ids()},
+            {
+                "state": "running",
+                "reason": "",
+                "settings_hash": settings_hash,
+                "blocks": [block.document() for block in pools.blocks()],
+            },
         )
         driver = Driver(
             store=store,

@@ -32,7 +32,7 @@ from campaign.errors import SiteError
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
 from campaign.parallel.fireworks_verdicts import failed_result, failure, priority, verdict
 from campaign.parallel.launchpad import Board, Sight
-from campaign.parallel.pooling import PoolLostError, Pools, settle
+from campaign.parallel.pooling import Block, PoolLostError, Pools, settle
 
 POOL = "dft"
 """The pool that a LaunchPad can serve: its tasks are label jobs, durable in folders of their own."""
@@ -116,14 +116,16 @@ class FireworksPools:
         self._thread = threading.Thread(target=self._serve, name="launchpad", daemon=True)
         self._thread.start()
 
-    def submit(self, pool: str, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+    def submit(
+        self, pool: str, function: Callable[..., Any], /, *args: Any, expected_s: float | None = None
+    ) -> Future[Any]:
         """Run `function(*args)` in `pool`; in `dft` the function is `campaign.tasks.run_job` with its order.
 
         Raises:
             SiteError: The LaunchPad has been away for too long, or cannot be read.
         """
         if pool != POOL:
-            return self._workers.submit(pool, function, *args)
+            return self._workers.submit(pool, function, *args, expected_s=expected_s)
         if self._lost:
             raise SiteError(
                 self._lost, value=self._board.where, cure="mend or start its MongoDB, then campaign resume"
@@ -137,9 +139,9 @@ class FireworksPools:
         self._wake.set()
         return entry.future
 
-    def block_ids(self) -> list[dict[str, Any]]:
+    def blocks(self) -> list[Block]:
         """Return the blocks of the other pools: Fireworks are to outlive their driver."""
-        return self._workers.block_ids()
+        return self._workers.blocks()
 
     def close(self, cancel: bool) -> None:
         """End the pools: after all submitted tasks, or at once.

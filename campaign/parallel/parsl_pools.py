@@ -46,7 +46,7 @@ from parsl.launchers import SimpleLauncher
 from parsl.providers import LocalProvider
 
 from campaign.errors import SiteError
-from campaign.parallel.pooling import PoolLostError, relay, settle, site_sizes, worker_environment
+from campaign.parallel.pooling import Block, PoolLostError, relay, settle, site_sizes, worker_environment
 from campaign.parallel.processes import (
     MARKER,
     detached_command,
@@ -216,7 +216,9 @@ class ParslPools:
             raise
         threading.Thread(target=self._watch, name="pools-watch", daemon=True).start()
 
-    def submit(self, pool: str, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+    def submit(
+        self, pool: str, function: Callable[..., Any], /, *args: Any, expected_s: float | None = None  # noqa: ARG002
+    ) -> Future[Any]:
         """Run `function(*args)` on a worker of `pool`.
 
         Raises:
@@ -233,16 +235,10 @@ class ParslPools:
         relay(self._pools[pool].submit(function, *args), future, self._name_cause)
         return future
 
-    def block_ids(self) -> list[dict[str, Any]]:
-        """Return pool, block id, job id, host and marker of every block that was started."""
+    def blocks(self) -> list[Block]:
+        """Return every block that was started."""
         return [
-            {
-                "pool": name,
-                "block_id": block,
-                "job_id": str(job),
-                "host": platform.node(),
-                "marker": self.marker,
-            }
+            Block(name, block, str(job), "local", platform.node(), self.marker)
             for name in self._names
             for block, job in dict(getattr(self._kernel.executors[name], "blocks_to_job_id", {})).items()
         ]

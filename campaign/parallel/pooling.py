@@ -5,9 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
 
 from campaign.site import PoolSize, Site, cores_available, gpus_visible, size_pools
+
+
+@dataclass(frozen=True)
+class Block:
+    """Workers that were started together: what a later driver finds them by, and what they have cost."""
+
+    pool: str
+    block_id: str
+    """Number within the pool; all blocks of one set of pools carry one marker."""
+    job_id: str
+    """Of the batch system's job, or of a local process."""
+    provider: str
+    """What started it: `local`, `slurm`, ..."""
+    host: str
+    """The driver's; where local blocks run."""
+    marker: str
+    nodes: int = 0
+    """Nodes that it holds by itself; 0 for blocks that share the driver's own."""
+    cores_per_node: int | None = None
+    state: Literal["queued", "running", "ended"] = "running"
+    submitted: float | None = None
+    """Seconds since 1970; also below."""
+    started: float | None = None
+    ended: float | None = None
+    message: str = ""
+    """Why it ended, where that is known."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the block as a plain document."""
+        return asdict(self)
 
 
 class Pools(Protocol):
@@ -15,13 +46,23 @@ class Pools(Protocol):
 
     @property
     def slots(self) -> Mapping[str, int]:
-        """Pool name -> tasks that run at a time."""
+        """Pool name -> tasks that run at a time, once every block that the site allows is there."""
 
-    def submit(self, pool: str, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        """Run `function(*args)` in `pool`; function, arguments and result must pickle."""
+    def submit(
+        self, pool: str, function: Callable[..., Any], /, *args: Any, expected_s: float | None = None
+    ) -> Future[Any]:
+        """Run `function(*args)` in `pool`; function, arguments and result must pickle.
 
-    def block_ids(self) -> list[dict[str, Any]]:
-        """Return what a later driver needs to find what this one left: JSON-able, one document per block."""
+        Args:
+            pool: The pool.
+            function: A top-level function.
+            *args: What it gets.
+            expected_s: How long it is expected to take [s]: it is placed only where it fits before a block's
+                walltime ends. None: it fits anywhere.
+        """
+
+    def blocks(self) -> list[Block]:
+        """Return every block that was started, ended ones included."""
 
     def close(self, cancel: bool) -> None:
         """End the pools: after all submitted tasks, or at once with the tasks' futures cancelled."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from campaign.parallel.fireworks_config import FireworksPoolConfig
-from campaign.parallel.pooling import Pools, site_sizes, worker_environment
+from campaign.parallel.pooling import Block, Pools, site_sizes, worker_environment
 from campaign.parallel.processes import MARKER, end_carrying, new_marker, start_worker
 from campaign.site import PoolSize, Site
 
@@ -78,11 +78,13 @@ class ThreadPools:
         self.slots: Mapping[str, int] = {n: 1 if n == "dft" else size.workers for n, size in sizes.items()}
         self._executors = {name: ThreadPoolExecutor(n, f"pool-{name}") for name, n in self.slots.items()}
 
-    def submit(self, pool: str, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+    def submit(
+        self, pool: str, function: Callable[..., Any], /, *args: Any, expected_s: float | None = None  # noqa: ARG002
+    ) -> Future[Any]:
         """Run `function(*args)` in a thread of `pool`."""
         return self._executors[pool].submit(function, *args)
 
-    def block_ids(self) -> list[dict[str, Any]]:
+    def blocks(self) -> list[Block]:
         """Return nothing: threads end with the driver."""
         return []
 
@@ -112,7 +114,9 @@ class ProcessPools:
             initializer=partial(start_worker, self._environments[pool]),
         )
 
-    def submit(self, pool: str, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+    def submit(
+        self, pool: str, function: Callable[..., Any], /, *args: Any, expected_s: float | None = None  # noqa: ARG002
+    ) -> Future[Any]:
         """Run `function(*args)` in a process of `pool`."""
         try:
             return self._executors[pool].submit(function, *args)
@@ -121,11 +125,9 @@ class ProcessPools:
             self._executors[pool] = self._executor(pool)
             return self._executors[pool].submit(function, *args)
 
-    def block_ids(self) -> list[dict[str, Any]]:
-        """Return one document for all processes of the pools."""
-        return [
-            {"pool": "all", "block_id": "0", "job_id": "", "host": platform.node(), "marker": self._marker}
-        ]
+    def blocks(self) -> list[Block]:
+        """Return one block for all processes of the pools."""
+        return [Block("all", "0", "", "local", platform.node(), self._marker)]
 
     def close(self, cancel: bool) -> None:
         """End the pools, after all submitted tasks or at once."""

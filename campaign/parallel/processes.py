@@ -107,7 +107,7 @@ def end_orphans(blocks: Iterable[Mapping[str, object]], host: str) -> int:
     """End what is left of an earlier driver's pools on this host.
 
     Args:
-        blocks: `Pools.block_ids()` of that driver, as it was stored.
+        blocks: `Pools.blocks()` as documents of that driver, as it was stored.
         host: This host's name, as `platform.node()` gives it; blocks of other hosts are left alone.
 
     Returns:

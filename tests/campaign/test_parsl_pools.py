@@ -75,7 +75,7 @@ def test_tasks_give_results_and_their_own_exceptions(pools: ParslPools) -> None:
 
 
 def test_blocks_are_told_for_a_later_driver(pools: ParslPools) -> None:
-    blocks = json.loads(json.dumps(pools.block_ids()))
+    blocks = json.loads(json.dumps([block.document() for block in pools.blocks()]))
     assert {block["pool"] for block in blocks} == {"gpu", "cpu", "dft"}
     assert {block["marker"] for block in blocks} == {pools.marker}
 
@@ -103,7 +103,7 @@ def test_a_killed_manager_is_a_lost_node_and_its_block_is_replaced(pools: ParslP
     until(lambda: not (runs(worker) or runs(program)), 10)
     assert failure_cause(future.exception(HEARTBEAT_THRESHOLD_S + 15)) == "node_lost"
     assert pools.submit("dft", add, 1, 2).result(30) == 3
-    assert len([block for block in pools.block_ids() if block["pool"] == "dft"]) == 2
+    assert len([block for block in pools.blocks() if block.pool == "dft"]) == 2
 
 
 @pytest.mark.slow

@@ -91,8 +91,8 @@ def test_processes_survive_a_killed_worker_and_leave_nothing_behind(tmp_path: Pa
     running = pools.submit("cpu", run_program, 60, str(tmp_path / "running"))
     until(lambda: len(pids_in(tmp_path / "running")) == 2, 30)
     worker, program = (psutil.Process(pid) for pid in pids_in(tmp_path / "running"))
-    (block,) = pools.block_ids()
-    assert program in carrying(MARKER, block["marker"])
+    (block,) = pools.blocks()
+    assert program in carrying(MARKER, block.marker)
     pools.close(cancel=True)
     assert running.exception(10) is not None
     assert not runs(worker)
