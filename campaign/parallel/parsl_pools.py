@@ -217,7 +217,12 @@ class ParslPools:
         threading.Thread(target=self._watch, name="pools-watch", daemon=True).start()
 
     def submit(
-        self, pool: str, function: Callable[..., Any], /, *args: Any, expected_s: float | None = None  # noqa: ARG002
+        self,
+        pool: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        expected_s: float | None = None,  # noqa: ARG002
     ) -> Future[Any]:
         """Run `function(*args)` on a worker of `pool`.
 

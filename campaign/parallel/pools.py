@@ -79,7 +79,12 @@ class ThreadPools:
         self._executors = {name: ThreadPoolExecutor(n, f"pool-{name}") for name, n in self.slots.items()}
 
     def submit(
-        self, pool: str, function: Callable[..., Any], /, *args: Any, expected_s: float | None = None  # noqa: ARG002
+        self,
+        pool: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        expected_s: float | None = None,  # noqa: ARG002
     ) -> Future[Any]:
         """Run `function(*args)` in a thread of `pool`."""
         return self._executors[pool].submit(function, *args)
@@ -115,7 +120,12 @@ class ProcessPools:
         )
 
     def submit(
-        self, pool: str, function: Callable[..., Any], /, *args: Any, expected_s: float | None = None  # noqa: ARG002
+        self,
+        pool: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        expected_s: float | None = None,  # noqa: ARG002
     ) -> Future[Any]:
         """Run `function(*args)` in a process of `pool`."""
         try:

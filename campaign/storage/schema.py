@@ -5,7 +5,18 @@ from __future__ import annotations
 STORE_VERSION = 1
 """Version of the layout below; a store of a higher version is refused, never changed."""
 
-COLLECTIONS = ("campaigns", "rounds", "candidates", "labels", "flows", "models", "blocks", "events", "jobs", "data")
+COLLECTIONS = (
+    "campaigns",
+    "rounds",
+    "candidates",
+    "labels",
+    "flows",
+    "models",
+    "blocks",
+    "events",
+    "jobs",
+    "data",
+)
 """What a user queries. `jobs` and `data` hold jobflow's output as jobflow writes it."""
 
 META = "meta"

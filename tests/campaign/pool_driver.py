@@ -24,7 +24,9 @@ def main(folder: Path, seconds: float, mode: str) -> None:
     pools = ParslPools(site, folder / "pools")
     task = run_program if mode == "kill" else nap
     futures = [pools.submit(name, task, seconds, str(folder / f"{name}.note")) for name in pools.slots]
-    (folder / "blocks.json").write_text(json.dumps([block.document() for block in pools.blocks()]), encoding="utf-8")
+    (folder / "blocks.json").write_text(
+        json.dumps([block.document() for block in pools.blocks()]), encoding="utf-8"
+    )
     wait(futures)
     errors = [str(future.exception()) for future in futures if future.exception()]
     pools.close(cancel=False)
