@@ -41,7 +41,8 @@ from campaign.recording import Recorder
 from campaign.recovery import project, retry_failed, sweep, unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
 from campaign.run_folder import RunFolder, default_run_folder, find_run
-from campaign.site import PoolConfig, load_site
+from campaign.site import load_site
+from campaign.site_pools import PoolConfig
 from campaign.store import CampaignStore, embedded_path
 from campaign.validation import check_engine
 from campaign.views.progress import Progress
