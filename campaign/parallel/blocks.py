@@ -14,6 +14,7 @@ from typing import Any, Literal
 from parsl.jobs.states import JobState, JobStatus
 
 from campaign.parallel.htex import PoolExecutor
+from campaign.parallel.placement import WHOLE
 from campaign.parallel.pooling import Block
 from campaign.parallel.providers import QueueBlocks
 from campaign.parallel.queues import one_line
@@ -21,8 +22,6 @@ from campaign.parallel.scaling import BlockView, Limits, decide
 from campaign.site_pools import PoolConfig
 from campaign.site_sizes import PoolSize
 
-WHOLE = 0.9
-"""Part of a block's usable time that its first task may count on: the rest goes for starting the workers."""
 _AWAY_S = 30.0  # between two submissions to a batch system that does not answer
 _REASON = 400  # characters of a log that tell why a block did not start
 
@@ -117,8 +116,10 @@ class BlockKeeper:
         if isinstance(provider, QueueBlocks):
             job, _ = provider.job(record.job_id)
             record = replace(
-                record, state=job.state, started=job.started, ended=job.ended, message=job.message
-            )
+                record, state=job.state, ended=job.ended, message=job.message,
+                # told in whole seconds
+                started=max(job.started, record.submitted or 0.0) if job.started else None,
+            )  # fmt: skip
         elif status.terminal:
             record = replace(record, state="ended", ended=now, message=status.message or "")
         elif status.state == JobState.RUNNING:

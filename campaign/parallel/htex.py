@@ -81,7 +81,7 @@ def executor_of(
         if here
         else warden_command(command, here=False),
         interchange_launch_cmd=detached_command(
-            [sys.executable, "-P", str(scripts / "interchange.py")], marker, bind=bind
+            [sys.executable, "-P", str(Path(__file__).with_name("interchange.py"))], marker, bind=bind
         ),
         # The number of workers is ours to say; were this a real number of cores, Parsl would start fewer
         # workers on a machine with fewer cores, and none on one with fewer than a single worker wants.

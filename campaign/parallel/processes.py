@@ -105,20 +105,6 @@ def end_carrying(variable: str, value: str, grace_s: float = 3.0) -> int:
     return count
 
 
-def end_orphans(blocks: Iterable[Mapping[str, object]], host: str) -> int:
-    """End what is left of an earlier driver's pools on this host.
-
-    Args:
-        blocks: `Pools.blocks()` as documents of that driver, as it was stored.
-        host: This host's name, as `platform.node()` gives it; blocks of other hosts are left alone.
-
-    Returns:
-        How many processes were found and ended.
-    """
-    markers = {str(block["marker"]) for block in blocks if block.get("host") == host and block.get("marker")}
-    return sum(end_carrying(MARKER, marker) for marker in sorted(markers))
-
-
 def die_with_parent(sign: int = signal.SIGTERM) -> None:
     """Have the kernel send `sign` to this process when the thread that started it ends (Linux only)."""
     _prctl(_PR_SET_PDEATHSIG, sign)

@@ -131,7 +131,7 @@ def job_name(identity: str, pool: str, marker: str) -> str:
     return f"{job_prefix(identity)}{pool}-{marker}"
 
 
-def open_queue(provider: str, site: Site) -> Queue:
+def open_queue(provider: str, site: Site) -> Queue:  # noqa: ARG001
     """Return the batch system of a provider.
 
     Raises:
