@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from campaign.errors import SiteError
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig, located_launchpad
+from campaign.site_driver import DriverConfig
 
 POOLS = ("gpu", "cpu", "dft")
 """Names of the pools, in the order in which they are shown."""
@@ -93,6 +94,9 @@ class Site(BaseModel):
         default="local", description="What starts the workers: local (this machine)."
     )
     pools: PoolsConfig = PoolsConfig()
+    driver: DriverConfig | None = Field(
+        default=None, description="The batch job that `campaign launch --detach` lets the driver run in."
+    )
     worker_init: tuple[str, ...] = Field(
         default=(),
         description="Shell lines before the workers start ('module load ...'); one that fails is an error.",
@@ -192,6 +196,8 @@ def _known_words(document: object) -> set[str]:
 
 def _fields_at(place: tuple[int | str, ...]) -> list[str]:
     """Return the keys that are allowed beside the unknown key at `place`."""
+    if place[:1] == ("driver",) and len(place) > 1:
+        return sorted(DriverConfig.model_fields)
     if place[:1] != ("pools",) or len(place) == 1:
         return sorted(Site.model_fields)
     if len(place) == 2:
