@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shlex
 import shutil
 import subprocess
@@ -232,10 +233,21 @@ def cancel_jobs(job_ids: Sequence[str]) -> None:
             _slurm("scancel", *job_ids)
 
 
+def _outside_jobs() -> dict[str, str]:
+    """Return the environment without what tells of the job that this process runs in: it is none of the next one's."""
+    inside = ("SLURM_", "SBATCH_")
+    return {key: v for key, v in os.environ.items() if key == "SLURM_CONF" or not key.startswith(inside)}
+
+
 def _slurm(*command: str) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_COMMAND_TIMEOUT_S
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMMAND_TIMEOUT_S,
+            env=_outside_jobs(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SiteError(

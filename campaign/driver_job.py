@@ -45,10 +45,7 @@ def main() -> None:
     folder, kind = RunFolder(Path(sys.argv[1])), sys.argv[2]
     # Until the driver's loop handles it, the notice waits.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    job_id = os.environ["SLURM_JOB_ID"]
-    for name in [one for one in os.environ if one.startswith(("SLURM_", "SBATCH_")) and one != "SLURM_CONF"]:
-        del os.environ[name]  # this job's shape is none of the jobs' that it submits
-    sys.exit(_drive(folder, job_id, kind))  # type: ignore[arg-type]
+    sys.exit(_drive(folder, os.environ["SLURM_JOB_ID"], kind))  # type: ignore[arg-type]
 
 
 def _drive(folder: RunFolder, job_id: str, kind: PoolKind) -> int:

@@ -47,7 +47,8 @@ from campaign.refusals import (
     refuse_second_launch,
 )
 from campaign.run_folder import RunFolder, default_run_folder, find_run, located_store
-from campaign.site import PoolConfig, load_site
+from campaign.site import load_site
+from campaign.site_pools import PoolConfig
 from campaign.store import CampaignStore
 from campaign.validation import check_engine
 from campaign.views.progress import Progress

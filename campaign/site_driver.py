@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Positive = Annotated[int, Field(ge=1)]
-Word = Annotated[str, Field(pattern=r"^\S+$")]
+from campaign.site_pools import Positive, Walltime, Word
 
 NOTICE_S = 120.0
 """How long before its walltime ends a driver is told, in general [s]."""
@@ -23,7 +22,9 @@ class DriverConfig(BaseModel):
     partition: Word | None = Field(default=None, description="Partition.")
     account: Word | None = Field(default=None, description="Account that is charged.")
     qos: Word | None = Field(default=None, description="Quality of service.")
-    walltime: float = Field(default=86400.0, description="How long one job lives: 24:00:00, 90 min or 2 d.")
+    walltime: Walltime = Field(
+        default=86400.0, description="How long one job lives: 24:00:00, 90 min or 2 d."
+    )
     cores: Positive = Field(
         default=1, description="CPU cores; with pools of provider local, what these share."
     )

@@ -54,7 +54,8 @@ from campaign.parallel.processes import (
     new_marker,
     warden_command,
 )
-from campaign.site import PoolSize, Site, pools_with_workers
+from campaign.site import Site, pools_with_workers
+from campaign.site_sizes import PoolSize
 
 if TYPE_CHECKING:
     from parsl.executors.status_handling import BlockProviderExecutor

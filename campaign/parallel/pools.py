@@ -25,7 +25,8 @@ from typing import Any, Literal
 from campaign.parallel.fireworks_config import FireworksPoolConfig
 from campaign.parallel.pooling import Block, Pools, site_sizes, worker_environment
 from campaign.parallel.processes import MARKER, end_carrying, new_marker, start_worker
-from campaign.site import PoolSize, Site
+from campaign.site import Site
+from campaign.site_sizes import PoolSize
 
 PoolKind = Literal["parsl", "processes", "threads"]
 
