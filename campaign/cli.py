@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,10 @@ PoolsOption = Annotated[
     str, typer.Option("--pools", help="Where tasks run: parsl, or processes or threads for small tests.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final table.")]
+Detach = Annotated[
+    bool,
+    typer.Option("--detach", help="Return at once; the driver goes on, in batch jobs if the site says so."),
+]
 
 
 @app.command()
@@ -48,8 +53,7 @@ def validate(file: ConfigFile) -> None:
     """Check a campaign.yaml with everything it names, and print what a round will cost."""
     from campaign.validation import validate as check
 
-    for line in check(file):
-        typer.echo(line)
+    _print_lines(check(file))
 
 
 @app.command()
@@ -70,8 +74,14 @@ def launch(
     ] = None,
     pools: PoolsOption = "parsl",
     quiet: Quiet = False,
+    detach: Detach = False,
 ) -> None:
     """Start a campaign and work until it ends; Ctrl-C drains, a second one stops at once."""
+    if detach:
+        from campaign.detaching import launch_detached
+
+        _print_lines(launch_detached(file, run_dir=run_dir, pools=_pools(pools)))
+        return
     from campaign import launch as launching
 
     console, progress = _progress(quiet)
@@ -138,8 +148,14 @@ def resume(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed labels again.")] = False,
     pools: PoolsOption = "parsl",
     quiet: Quiet = False,
+    detach: Detach = False,
 ) -> None:
     """Carry a campaign on after a stop, a crash or a kill."""
+    if detach:
+        from campaign.detaching import resume_detached
+
+        _print_lines(resume_detached(run, config_file=config, pools=_pools(pools), retry=retry_failed))
+        return
     from campaign import launch as launching
 
     console, progress = _progress(quiet)
@@ -152,12 +168,13 @@ def status(
     run: Run, as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False
 ) -> None:
     """Show where a campaign is: funnel, labels, best so far, budgets."""
+    from campaign.driver_chain import describe_chain
     from campaign.run_folder import find_run
     from campaign.views.status import summary
 
     folder = find_run(run)
     with folder.store() as store:
-        found = summary(store, folder.config().name)
+        found = summary(store, folder.config().name) | {"batch": describe_chain(folder)}
     if as_json:
         _print_json(found)
         return
@@ -341,6 +358,11 @@ def _report(console: Console, outcome: Outcome, *, ranking: bool = False) -> Non
     console.print(f"look closer: campaign status {outcome.folder.path}", **plain)
     if outcome.status.value == "failed":
         raise typer.Exit(1)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _print_json(document: Any, indent: int | None = 2) -> None:

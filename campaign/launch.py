@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from campaign.components import (
     check_components,
@@ -33,20 +33,29 @@ from campaign.config import (
 from campaign.decisions import Decider
 from campaign.documents import CampaignDocument, CampaignStatus, now
 from campaign.driver import Driver
-from campaign.errors import CampaignError, ConfigError, LeaseError, StoreError
-from campaign.lease import Heartbeat, acquire, holder
+from campaign.errors import CampaignError, ConfigError
+from campaign.lease import Heartbeat, acquire
 from campaign.orders import OrderBook, model_roles
 from campaign.parallel.pools import PoolKind, open_pools
 from campaign.parallel.queues import campaign_identity
 from campaign.recording import Recorder
 from campaign.recovery import project, retry_failed, sweep, unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
-from campaign.run_folder import RunFolder, default_run_folder, find_run
+from campaign.refusals import (
+    refuse_foreign_store,
+    refuse_lost_store,
+    refuse_other_settings,
+    refuse_second_launch,
+)
+from campaign.run_folder import RunFolder, default_run_folder, find_run, located_store
 from campaign.site import Site, load_site
 from campaign.site_pools import PoolConfig
-from campaign.store import CampaignStore, embedded_path
+from campaign.store import CampaignStore
 from campaign.validation import check_engine
 from campaign.views.progress import Progress
+
+if TYPE_CHECKING:
+    from campaign.references.entries import ReferenceSet
 
 LEASE_TTL_S = 30.0
 """A driver that has not renewed its lease for this long counts as dead [s]."""
@@ -64,6 +73,8 @@ class Outcome:
     folder: RunFolder
     status: CampaignStatus
     reason: str
+    interrupted_by: str = ""
+    """Name of the signal that asked the driver to stop, '' if none did."""
 
 
 def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress: Progress) -> Outcome:
@@ -72,6 +83,25 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
     Raises:
         CampaignError: Something the user has to cure; nothing stored is harmed.
     """
+    config, folder, reference = prepare_launch(config_file, run_dir)
+    with new_store(config, folder) as store, _holding(store, config.name) as lease:
+        folder.write_config(config)  # first: with it alone, resume can already do the rest
+        prepared = prepare_reference(reference, folder.path / "reference")
+        _write_campaign(store, config, folder, prepared, reference.summary())
+        return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
+
+
+def prepare_launch(config_file: Path, run_dir: Path | None) -> tuple[CampaignConfig, RunFolder, ReferenceSet]:
+    """Check all that a launch can fail at before anything is written.
+
+    Returns:
+        The configuration with absolute paths, the run folder, and the reference.
+
+    Raises:
+        CampaignError: Something the user has to cure.
+    """
+    from campaign.decisions import reference_phases
+
     config = load_config(config_file)
     base = config_file.resolve().parent
     config = _with_absolute_paths(config, base)
@@ -79,23 +109,33 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
     check_components(config)
     check_engine(config, load_site(config.site, base))
     if folder.config_file.exists():
-        _refuse_second_launch(folder)
+        refuse_second_launch(folder)
     reference = reference_of(config, base)
-    from campaign.decisions import reference_phases
+    reference_phases(config, reference)
+    return config, folder, reference
 
-    reference_phases(config, reference)  # a reference that cannot serve is told before anything is written
-    with CampaignStore.open(_store_config(config), folder.path) as store:
-        _refuse_foreign_store(store)
+
+@contextmanager
+def new_store(config: CampaignConfig, folder: RunFolder) -> Iterator[CampaignStore]:
+    """Open the store of a campaign that is being launched, and make the run folder.
+
+    Raises:
+        CampaignError: The store cannot be opened, or holds a campaign.
+    """
+    with CampaignStore.open(located_store(config), folder.path) as store:
+        refuse_foreign_store(store)
         folder.create()
-        with _holding(store, config.name) as lease:
-            folder.write_config(config)  # first: with it alone, resume can already do the rest
-            prepared = prepare_reference(reference, folder.path / "reference")
-            _write_campaign(store, config, folder, prepared, reference.summary())
-            return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
+        yield store
 
 
 def resume(
-    run: Path, *, config_file: Path | None, pools: PoolKind, progress: Progress, retry: bool = False
+    run: Path,
+    *,
+    config_file: Path | None,
+    pools: PoolKind,
+    progress: Progress,
+    retry: bool = False,
+    grace_s: float = SIGTERM_GRACE_S,
 ) -> Outcome:
     """Carry a campaign on where its documents say it is.
 
@@ -105,21 +145,14 @@ def resume(
         pools: Kind of pools.
         progress: Where to report.
         retry: Also try the labels again that were given up.
+        grace_s: How long running tasks get after SIGTERM or SIGUSR1 [s].
 
     Raises:
         CampaignError: Something the user has to cure; nothing stored is harmed.
     """
-    folder = find_run(run)
-    config = folder.config()
-    edited = config_file or (run if run.is_file() and run.resolve() != folder.config_file else None)
-    if edited is not None:
-        config = _edited(config, load_config(edited), edited)
-    check_components(config)
-    check_engine(config, load_site(config.site, folder.path))
-    _refuse_lost_store(config, folder)
-    folder.create()
+    config, folder = prepare_resume(run, config_file)
     with (
-        CampaignStore.open(_store_config(config), folder.path) as store,
+        CampaignStore.open(located_store(config), folder.path) as store,
         _holding(store, config.name) as lease,
     ):
         if store.get("campaigns", config.name) is None:  # killed before the first write
@@ -132,7 +165,27 @@ def resume(
             store.log_event("retried", f"{retry_failed(store)} failed labels are tried again")
         document = stored_config(config)
         store.set_fields("campaigns", config.name, {"config": document, "config_hash": config_hash(config)})
-        return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
+        return _drive(
+            store, lease, config=config, folder=folder, pool_kind=pools, progress=progress, grace_s=grace_s
+        )
+
+
+def prepare_resume(run: Path, config_file: Path | None) -> tuple[CampaignConfig, RunFolder]:
+    """Check all that a resume can fail at before anything is written; return the configuration, edits taken over.
+
+    Raises:
+        CampaignError: Something the user has to cure.
+    """
+    folder = find_run(run)
+    config = folder.config()
+    edited = config_file or (run if run.is_file() and run.resolve() != folder.config_file else None)
+    if edited is not None:
+        config = _edited(config, load_config(edited), edited)
+    check_components(config)
+    check_engine(config, load_site(config.site, folder.path))
+    refuse_lost_store(config, folder)
+    folder.create()
+    return config, folder
 
 
 def _drive(
@@ -143,6 +196,7 @@ def _drive(
     folder: RunFolder,
     pool_kind: PoolKind,
     progress: Progress,
+    grace_s: float = SIGTERM_GRACE_S,
 ) -> Outcome:
     """Run the driver between the first and the last write of the campaign's document."""
     swept = sweep(store)
@@ -151,7 +205,7 @@ def _drive(
     campaign = store.get("campaigns", config.name) or {}
     reference_path = campaign["reference"]["path"]
     settings, settings_hash = label_settings(config)
-    _refuse_other_settings(campaign, settings_hash)
+    refuse_other_settings(campaign, settings_hash)
     spec = spec_of(config)
     reference, further = load_prepared(Path(reference_path)), follow_up_settings(config)
     decider = Decider(store, config, spec, reference, settings, settings_hash, further)
@@ -160,21 +214,14 @@ def _drive(
         state = decider.make_labels(index, chosen, state)
     site, identity = load_site(config.site, folder.path), campaign_identity(config.name, folder.path)
     _end_orphans(campaign, site, identity)
-    status, reason = CampaignStatus.STOPPED, "interrupted"
+    status, reason, signals = CampaignStatus.STOPPED, "interrupted", list[str]()
     dft = site.pools.dft
     cores = dft.cores_per_worker * (dft.ranks_per_task or 1) if isinstance(dft, PoolConfig) else 1
     pools = open_pools(site, folder.logs, pool_kind, identity)
     try:
-        store.set_fields(
-            "campaigns",
-            config.name,
-            {
-                "state": "running",
-                "reason": "",
-                "settings_hash": settings_hash,
-                "blocks": [block.document() for block in pools.blocks()],
-            },
-        )
+        blocks = [block.document() for block in pools.blocks()]
+        begun = {"state": "running", "reason": "", "settings_hash": settings_hash, "blocks": blocks}
+        store.set_fields("campaigns", config.name, begun)
         driver = Driver(
             store=store,
             pools=pools,
@@ -187,7 +234,7 @@ def _drive(
             on_change=progress.on_change,
         )
         progress.begin(config, folder, store, dict(pools.slots))
-        with _signals(driver):
+        with _signals(driver, grace_s) as signals:
             reason = driver.run()
         status = _final_status(driver, reason)
     except CampaignError as error:
@@ -198,7 +245,7 @@ def _drive(
         pools.close(cancel=True)
         if not lease.lost.is_set():
             _write_end(store, config.name, status, reason)
-    return Outcome(folder, status, reason)
+    return Outcome(folder, status, reason, signals[0] if signals else "")
 
 
 def _write_end(store: CampaignStore, name: str, status: CampaignStatus, reason: str) -> None:
@@ -215,20 +262,30 @@ def _final_status(driver: Driver, reason: str) -> CampaignStatus:
 
 
 @contextmanager
-def _signals(driver: Driver) -> Iterator[None]:
-    """First SIGINT or SIGTERM: drain; a second one, or the end of SIGTERM's grace: cancel what runs."""
+def _signals(driver: Driver, grace_s: float) -> Iterator[list[str]]:
+    """First SIGINT, SIGTERM or SIGUSR1: drain; a second one, or the end of the grace: cancel what runs.
+
+    Batch systems send SIGTERM, or SIGUSR1 if asked to, some time before they kill. Yields the names of the signals
+    that came.
+    """
+    received: list[str] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
 
     def on_signal(number: int, _frame: Any) -> None:
-        if number == signal.SIGTERM and driver.grace_s is None:
-            driver.grace_s = SIGTERM_GRACE_S
+        received.append(signal.Signals(number).name)
+        if number != signal.SIGINT and driver.grace_s is None:
+            driver.grace_s = grace_s
         driver.request_stop("now" if driver.stopping else "drain")
 
-    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    old = {number: signal.signal(number, on_signal) for number in numbers}
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, {signal.SIGUSR1}
+    )  # one that came during the start is dealt with now
     try:
-        yield
+        yield received
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
@@ -243,67 +300,6 @@ def _holding(store: CampaignStore, name: str) -> Iterator[Heartbeat]:
             yield heartbeat
     finally:
         lease.release()
-
-
-def _refuse_second_launch(folder: RunFolder) -> None:
-    name = folder.config().name
-    with folder.store() as store:
-        campaign, present = store.get("campaigns", name), holder(store, name)
-    if present is not None and present.is_live:
-        raise LeaseError(
-            f"campaign {name!r} is running: process {present.owner.pid} on {present.owner.host} drives it",
-            value=str(folder.path),
-            cure=f"look with `campaign status {folder.path}`, or launch with --run-dir elsewhere",
-        )
-    if campaign is not None:
-        raise LeaseError(
-            f"{folder.path} holds a campaign already ({campaign['state']})",
-            value=name,
-            cure=f"carry it on with `campaign resume {folder.path}`, or launch with --run-dir elsewhere",
-        )
-
-
-def _refuse_lost_store(config: CampaignConfig, folder: RunFolder) -> None:
-    """Refuse to begin anew where work was done: its store was lost, moved, or another one is named.
-
-    Raises:
-        StoreError: The run folder holds the campaign's work, the store does not hold the campaign.
-    """
-    if not any(next(place.glob("*"), None) for place in (folder.work, folder.models)):
-        return  # killed before its first task: there is nothing to lose
-    where, found = config.store.redacted()["uri"], None
-    if config.store.kind == "embedded":
-        where = embedded_path(config.store, folder.path)
-    if not isinstance(where, Path) or (where.exists() and where.stat().st_size):
-        with CampaignStore.open(_store_config(config), folder.path, read_only=True) as store:
-            found = store.get("campaigns", config.name)
-    if found is None:
-        raise StoreError(
-            f"the store of campaign {config.name!r} is not there, but its run folder holds work",
-            value=str(where),
-            cure="put the store back, or name it with --config; to begin anew, launch with another --run-dir",
-        )
-
-
-def _refuse_foreign_store(store: CampaignStore) -> None:
-    others = [one["_id"] for one in store.query("campaigns", fields=["_id", "run_dir"])]
-    if others:
-        raise ConfigError(
-            "the store holds a campaign already",
-            value=others[0],
-            cure="one store (file, or database and prefix) per campaign: resume that one, or name another",
-        )
-
-
-def _refuse_other_settings(campaign: dict[str, Any], settings_hash: str) -> None:
-    stored = campaign.get("settings_hash")
-    if stored and stored != settings_hash:
-        raise ConfigError(
-            "the label settings are not those the campaign was launched with",
-            value=settings_hash,
-            allowed=stored,
-            cure="restore the engine's version and options, or launch a new campaign",
-        )
 
 
 def _edited(old: CampaignConfig, new: CampaignConfig, origin: Path) -> CampaignConfig:
@@ -342,12 +338,6 @@ def _with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
     if site != "local":
         site = absolute(site)
     return config.model_copy(update={"reference": reference, "store": store, "site": site})
-
-
-def _store_config(config: CampaignConfig) -> Any:
-    from campaign.run_folder import located_store
-
-    return located_store(config)
 
 
 def _write_campaign(

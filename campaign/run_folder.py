@@ -7,7 +7,7 @@
   models/            checkpoints, one folder per version
   work/              one folder per label and job
   logs/              driver, pools, workers
-  control/           requests to the driver (`campaign stop`)
+  control/           requests to the driver (`campaign stop`), its batch jobs
 """
 
 from __future__ import annotations
@@ -58,6 +58,21 @@ class RunFolder:
     def stop_file(self) -> Path:
         """Request of `campaign stop`."""
         return self.path / "control" / "stop.json"
+
+    @property
+    def driver_log(self) -> Path:
+        """What a driver in the background or in batch jobs prints."""
+        return self.logs / "driver.log"
+
+    @property
+    def chain_file(self) -> Path:
+        """Record of the driver's batch jobs (`campaign.driver_chain`)."""
+        return self.path / "control" / "driver.json"
+
+    @property
+    def chain_script(self) -> Path:
+        """Script of the driver's batch jobs."""
+        return self.path / "control" / "driver.sbatch"
 
     def create(self) -> None:
         """Make the folders."""

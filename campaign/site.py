@@ -40,6 +40,7 @@ from pydantic_core import PydanticCustomError
 
 from campaign.errors import SiteError
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig, located_launchpad
+from campaign.site_driver import DriverConfig
 from campaign.site_pools import (
     PROVIDERS,
     BatchKeys,
@@ -79,6 +80,9 @@ class Site(BaseModel):
     )
     kubernetes: KubernetesKeys | None = Field(
         default=None, description="Where pods run (provider kubernetes)."
+    )
+    driver: DriverConfig | None = Field(
+        default=None, description="The batch job that `campaign launch --detach` lets the driver run in."
     )
     worker_init: tuple[str, ...] = Field(
         default=(),
@@ -198,7 +202,11 @@ def _known_words(document: object) -> set[str]:
 
 def _fields_at(place: tuple[int | str, ...]) -> list[str]:
     """Return the keys that are allowed beside the unknown key at `place`."""
-    blocks: dict[Any, type[BaseModel]] = {"batch": BatchKeys, "kubernetes": KubernetesKeys}
+    blocks: dict[Any, type[BaseModel]] = {
+        "batch": BatchKeys,
+        "kubernetes": KubernetesKeys,
+        "driver": DriverConfig,
+    }
     if place[0] in blocks and len(place) > 1:
         return sorted(blocks[place[0]].model_fields)
     if place[:1] != ("pools",) or len(place) == 1:
