@@ -43,6 +43,7 @@ from campaign.references.catalogue import file_sha256, load_prepared, prepare_re
 from campaign.run_folder import RunFolder, default_run_folder, find_run
 from campaign.site import PoolConfig, load_site
 from campaign.store import CampaignStore, embedded_path
+from campaign.task_times import TaskTimes
 from campaign.validation import check_engine
 from campaign.views.progress import Progress
 
@@ -181,6 +182,7 @@ def _drive(
             folder=folder,
             lease=lease,
             state=state,
+            times=TaskTimes.of(store, config, campaign, cores),
             on_change=progress.on_change,
         )
         progress.begin(config, folder, store, dict(pools.slots))

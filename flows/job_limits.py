@@ -29,6 +29,8 @@ BLOCK_ENDS = "CAMPAIGN_BLOCK_ENDS"
 BLOCK_GRACE = "CAMPAIGN_BLOCK_GRACE_S"
 GRACE_S = 30.0
 """What ending a code, saving a geometry and sending the result back may take [s]."""
+GIVE_BACK_S = 5.0
+"""How long a worker waits before it gives work back that it has no time for [s]."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,31 @@ def block_seconds_left() -> float | None:
     if ends is None:
         return None
     return max(0.0, ends - (GRACE_S if grace is None else grace) - time.time())
+
+
+def no_time_left() -> BlockEndedError | None:
+    """Return what to give work back with that this worker's block has no time for; None if it may begin.
+
+    The answer comes late: a worker that gives work back at once would get the same again, many times a second.
+    """
+    if block_seconds_left() != 0.0:
+        return None
+    time.sleep(GIVE_BACK_S)
+    return BlockEndedError("the block has no time left; the work begins in another one")
+
+
+@contextlib.contextmanager
+def until_block_ends() -> Iterator[None]:
+    """Hold the code inside to the time of this worker's block alone.
+
+    Raises:
+        BlockEndedError: It is over.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _time(None):
+        yield
 
 
 @contextlib.contextmanager

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.building import job_records
-from flows.causes import BlockEndedError, WorkerEndedError, failure_of
+from flows.causes import WorkerEndedError, failure_of
 from flows.cures import Cure
 from flows.current_job import one_current_job_for_each_thread
 from flows.errors import JobFolderError
 from flows.job_context import Reached, cores_held, inside
 from flows.job_files import locked, read_result, write_failure, write_result
-from flows.job_limits import Limits, block_seconds_left, limited
+from flows.job_limits import Limits, limited, no_time_left
 
 if TYPE_CHECKING:
     from jobflow import Job, JobStore, Response
@@ -28,9 +28,6 @@ Document = dict[str, Any]
 
 
 NO_LIMITS = Limits()
-
-GIVE_BACK_S = 5.0
-"""How long a worker waits before it gives a job back that it has no time for [s]: it may get the same one again."""
 
 
 def run_job_once(
@@ -71,37 +68,35 @@ def run_job_once(
         found = read_result(folder, job["uuid"], job["index"])
         if found is not None:
             return {**found, "reused": True}
-        cured = list(cures)
-        if block_seconds_left() == 0.0:
-            return _given_back(folder, cured)
-        begin, started = time.monotonic(), _now()
-        told_to_end, reached = False, Reached()
-        try:
-            with inside(folder, map(Cure, cured)) as reached, limited(limits):
-                result = _run(job, upstream, folder)
-        except Exception as error:
-            # Any failure of an engine becomes data: the campaign decides by its cause what happens next.
-            result = {"ok": False, "failure": failure_of(error).model_dump(mode="json")}
-            told_to_end = isinstance(error, WorkerEndedError)
-        seconds = time.monotonic() - begin
-        result |= _about_the_try(folder, cured, seconds, started, reached.geometries)
+        no_time = no_time_left()
+        if no_time is not None:
+            failure = failure_of(no_time).model_dump(mode="json")
+            return {"ok": False, "failure": failure, **_about_the_try(folder, list(cures), 0.0, _now(), 0)}
+        result, told_to_end = _try(job, upstream, folder, list(cures), limits)
         result = _kept(folder, result)
-        if told_to_end:  # what was reached is saved: now end, as without us
-            os.kill(os.getpid(), signal.SIGTERM)
-        return result
+    if told_to_end:  # what was reached is saved: now end, as a worker without a job ends at once
+        os.kill(os.getpid(), signal.SIGTERM)
+    return result
 
 
-def _given_back(folder: Path, cures: list[str]) -> Document:
-    """Return the failure of a job that was not even begun."""
-    time.sleep(GIVE_BACK_S)
-    error = BlockEndedError("the block had no time left for the job; it begins in another one")
-    failure = failure_of(error).model_dump(mode="json")
-    return {"ok": False, "failure": failure, **_about_the_try(folder, cures, 0.0, _now(), 0)}
+def _try(
+    job: Document, upstream: Sequence[Mapping[str, Any]], folder: Path, cures: list[str], limits: Limits
+) -> tuple[Document, bool]:
+    """Run a job; return what came of it, and whether the worker was told to end."""
+    begin, started = time.monotonic(), _now()
+    told_to_end, reached = False, Reached()
+    try:
+        with inside(folder, map(Cure, cures)) as reached, limited(limits):
+            result = _run(job, upstream, folder)
+    except Exception as error:
+        # Any failure of an engine becomes data: the campaign decides by its cause what happens next.
+        result = {"ok": False, "failure": failure_of(error).model_dump(mode="json")}
+        told_to_end = isinstance(error, WorkerEndedError)
+    seconds = time.monotonic() - begin
+    return result | _about_the_try(folder, cures, seconds, started, reached.geometries), told_to_end
 
 
-def _about_the_try(
-    folder: Path, cures: list[str], seconds: float, started: str, geometries: int
-) -> Document:
+def _about_the_try(folder: Path, cures: list[str], seconds: float, started: str, geometries: int) -> Document:
     return {
         "wall_seconds": seconds,
         "core_hours": seconds * cores_held() / 3600,

@@ -17,7 +17,7 @@ import pytest
 from crystals import silicon
 from pymatgen.core import Lattice, Structure
 
-from flows import job_run
+from flows import job_limits
 from flows.engines.abinit import AbinitEngine
 from flows.engines.cp2k import Cp2kEngine
 from flows.job_limits import BLOCK_ENDS, BLOCK_GRACE, Limits, block_seconds_left
@@ -25,7 +25,10 @@ from flows.run import build_label, run_job_once
 
 SLOW = {"calculator": "troubled:Slow", "fmax_ev_per_ang": 0.01}
 """Takes more than half a second for each geometry."""
-WORKER = "import json, sys; from flows.run import run_job_once; run_job_once(json.load(open('job.json')), [], sys.argv[1])"
+WORKER = (
+    "import json, sys; from flows.run import run_job_once; "
+    "run_job_once(json.load(open('job.json')), [], sys.argv[1])"
+)
 
 
 @pytest.fixture
@@ -118,7 +121,7 @@ def test_a_jobs_own_limit_is_not_the_blocks(tmp_path: Path, block: Callable[[flo
 def test_a_job_without_time_is_given_back_unbegun(
     tmp_path: Path, block: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_run, "GIVE_BACK_S", 0.1)
+    monkeypatch.setattr(job_limits, "GIVE_BACK_S", 0.1)
     block(-1.0)
     job, folder = relaxation(compound()), tmp_path / "a"
     back = run_job_once(job, [], str(folder))
