@@ -159,13 +159,14 @@ class Durations:
 
     def document(self, kinds: Iterable[str]) -> dict[str, Any]:
         """Return what is known of some kinds as a plain document."""
+        wanted = set(kinds)
         return {
             kind: {
                 "sums": [past.sums.n, past.sums.x, past.sums.y, past.sums.xx, past.sums.xy, past.sums.yy],
                 "cuts": [[size, step, count] for (size, step), count in sorted(past.cuts.items())],
             }
             for kind, past in self._pasts.items()
-            if kind in set(kinds)
+            if kind in wanted
         }
 
     def read(self, document: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ as the job cannot be what is to blame.
 
 * Blocks may cut a relaxation for ever, if each takes it at least one geometry further. Where none does, the first
   `FRUITLESS_BLOCKS` are forgiven, and further ones count as walltime: a job that no block is long enough for has to
-  end. Blocks that left it less time than others did say nothing and are forgiven too.
+  end. Blocks that left it less time than others did say nothing, and `MOST_BLOCKS` of them are forgiven.
 * Lost workers count while they come in a row, against `node_lost` alone: whatever else a try comes to in between, the
   job has shown that it does not take its node down every time.
 """
@@ -60,8 +60,8 @@ FRUITLESS_BLOCKS = 3
 """Ends of blocks that are forgiven to a job which got nowhere in them."""
 AS_LONG = 0.9
 """What part of the longest time that a block gave a job counts as a whole block."""
-UNBEGUN = 100
-"""Blocks without any time left that are forgiven to a job in a row: all blocks may be shorter than their grace."""
+MOST_BLOCKS = 100
+"""Ends of blocks of any length that are forgiven to such a job: all further blocks may be too short for anything."""
 
 ESCALATION = 1.5
 """What time and memory of a job grow by after each failure for their want."""
@@ -102,15 +102,11 @@ def machine_cut(tries: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> b
         return False
     if new.get("geometries"):
         return True
-    since = [
-        *takewhile(lambda one: not (one.get("geometries") or one.get("forgiven") is True), reversed(tries))
-    ]
-    if not new["wall_seconds"]:
-        return sum(map(_unbegun, takewhile(_told_nothing, since))) < UNBEGUN
-    cuts = [one["wall_seconds"] for one in since if one.get("block_ended") and one["wall_seconds"]]
-    enough = AS_LONG * max([*cuts, new["wall_seconds"]])
-    fruitless = [seconds for seconds in (*cuts, new["wall_seconds"]) if seconds >= enough]
-    return new["wall_seconds"] < enough or len(fruitless) <= FRUITLESS_BLOCKS
+    since = takewhile(lambda one: not (one.get("geometries") or one.get("forgiven") is True), reversed(tries))
+    times = [one["wall_seconds"] for one in (new, *since) if one.get("block_ended")]
+    enough = AS_LONG * max(times)
+    short = new["wall_seconds"] < enough or not new["wall_seconds"]
+    return len(times) <= MOST_BLOCKS and (short or sum(one >= enough for one in times) <= FRUITLESS_BLOCKS)
 
 
 def _lost(one: Mapping[str, Any]) -> bool:

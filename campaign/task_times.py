@@ -96,8 +96,10 @@ def priors(config: CampaignConfig, cores_per_job: int) -> dict[str, Prior]:
         "build": Prior(5.0),
     }
     entries = {name: labels.follow_up(name) for name in labels.then}
-    for name, one in {FIRST_LABELS: labels, **entries}.items():
-        engine = build(str(one.engine), ENGINES, "engine", dict(one.engine_options or {}))
+    engines = {FIRST_LABELS: (labels.engine, labels.engine_options)}
+    engines |= {name: (str(one.engine), one.engine_options or {}) for name, one in entries.items()}
+    for name, (kind, options) in engines.items():
+        engine = build(kind, ENGINES, "engine", options)
         atom, eight = (engine.expected_core_seconds(n, elements) / cores_per_job for n in (1, 8))
         found[f"job/{name}"] = Prior(eight, 8.0, max(0.0, math.log(eight / atom) / math.log(8)))
     return found

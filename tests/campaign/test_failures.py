@@ -86,7 +86,13 @@ def test_the_bound_of_a_limit_is_not_below_it():
 
 
 def cut(seconds, geometries=0, **more):
-    return {"cause": "walltime", "block_ended": True, "wall_seconds": seconds, "geometries": geometries, **more}
+    return {
+        "cause": "walltime",
+        "block_ended": True,
+        "wall_seconds": seconds,
+        "geometries": geometries,
+        **more,
+    }
 
 
 def lost():
@@ -127,6 +133,9 @@ def test_what_was_reached_since_clears_what_was_fruitless():
 def test_blocks_without_time_are_forgiven_but_not_for_ever():
     assert over_and_over(cut(0.0), 50) == []
     assert over_and_over(cut(0.0), 150)
+    tries = [cut(3600.0, forgiven=MACHINE), *[cut(5.0, forgiven=MACHINE)] * 98]
+    assert machine_cut(tries, cut(5.0)), "one block had left it more time"
+    assert not machine_cut([*tries, cut(5.0, forgiven=MACHINE)], cut(5.0))
 
 
 def test_a_jobs_own_time_counts():
