@@ -25,6 +25,7 @@ from campaign.store import StoreConfig
 RESUMABLE = frozenset(
     {"site", "stop", "store"}
     | {f"labels.{name}" for name in ("max_attempts", "on_failure", "job_hours", "job_memory_gb")}
+    | {f"labels.{name}" for name in ("max_job_hours", "max_job_memory_gb")}
 )
 """Dotted keys whose edit on resume changes neither what a label means nor which candidate is chosen."""
 

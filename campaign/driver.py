@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from campaign.actions import Action, BuildLabel, Finish, RunJob, Sample, Score, Screen, Train
 from campaign.decisions import Decider
 from campaign.documents import now
-from campaign.failures import try_task_again
+from campaign.failures import MACHINE, counted, machine_cut, try_task_again
 from campaign.orders import OrderBook
 from campaign.parallel.pooling import Pools
 from campaign.parallel.pools import classify_exception
@@ -27,6 +27,7 @@ from campaign.run_folder import RunFolder
 from campaign.state import CampaignState
 from campaign.store import CampaignStore
 from campaign.substitutes import substitute_result
+from campaign.task_times import TaskTimes
 
 TICK_S = 0.5
 """How often stop requests, the lease and the clock are looked at while nothing comes back [s]."""
@@ -63,6 +64,7 @@ class Driver:
     folder: RunFolder
     lease: Holding
     state: CampaignState
+    times: TaskTimes
     on_change: Callable[[CampaignState, dict[str, int]], None]
     """Called after each turn with the state and the number of running tasks per pool."""
     grace_s: float | None = None
@@ -73,7 +75,8 @@ class Driver:
     _done: queue.SimpleQueue[tuple[str, Future[Any]]] = field(default_factory=queue.SimpleQueue)
     _held: dict[str, tuple[Sample, dict[str, Any]]] = field(default_factory=dict)
     """Sampled batches that wait for an earlier batch of their round: batches are recorded in order."""
-    _causes: dict[str, list[str]] = field(default_factory=dict)
+    _failed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Failed tries of tasks that are no labels' jobs."""
     _usage: dict[str, float] = field(default_factory=dict)
     _usage_written: float = 0.0
     _stop_mode: str | None = None
@@ -131,7 +134,8 @@ class Driver:
         function, document = self.book.order(action, self.state)
         if isinstance(action, RunJob):
             self.state = self.recorder.job_started(action, self.state)
-        future = self.pools.submit(action.pool or "", function, document)
+        expected_s = self.times.expected_s(action)
+        future = self.pools.submit(action.pool or "", function, document, expected_s=expected_s)
         self._running[action.key] = (action, time.monotonic())
         future.add_done_callback(lambda done, key=action.key: self._done.put((key, done)))  # type: ignore[misc]
 
@@ -167,7 +171,8 @@ class Driver:
         elif result.get("ok", True):
             self._record_task(action, result)
         else:
-            self._failed_task(action, result["failure"])
+            self._failed_task(action, result)
+        self.times.ended(action, result)
 
     def _record_task(self, action: Action, result: dict[str, Any]) -> None:
         match action:
@@ -193,13 +198,14 @@ class Driver:
                 return
             self.state = self.recorder.sampled(*held, self.state)
 
-    def _failed_task(self, action: Action, failure: dict[str, Any]) -> None:
+    def _failed_task(self, action: Action, result: dict[str, Any]) -> None:
         """Try a task again, or after enough tries record what stands in for its result."""
-        causes = self._causes.setdefault(action.key, [])
-        causes.append(failure["cause"])
+        failure, tries = result["failure"], self._failed.setdefault(action.key, [])
+        new = {**failure, "wall_seconds": result.get("seconds"), "geometries": 0}
+        tries.append({**new, "forgiven": MACHINE if machine_cut(tries, new) else None})
         self.store.log_event("task_failed", f"{action.key}: {failure['cause']}: {failure['message']}")
-        if not try_task_again(causes, MAX_TASK_ATTEMPTS, MAX_TASK_LOSSES):
-            self._causes.pop(action.key)
+        if not try_task_again(counted(tries), MAX_TASK_ATTEMPTS, MAX_TASK_LOSSES):
+            self._failed.pop(action.key)
             instead = substitute_result(action, self.state, failure)
             if isinstance(action, BuildLabel):
                 self.state = self.recorder.label_failed(action.label, instead["failure"], self.state)
@@ -256,6 +262,5 @@ class Driver:
     def _write_usage(self, *, force: bool) -> None:
         if force or time.monotonic() - self._usage_written > USAGE_PERIOD_S:
             self._usage_written = time.monotonic()
-            self.store.set_fields(
-                "campaigns", self.decider.config.name, {"usage": self._usage, "updated": now()}
-            )
+            fields = {"usage": self._usage, "durations": self.times.document(), "updated": now()}
+            self.store.set_fields("campaigns", self.decider.config.name, fields)

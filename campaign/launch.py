@@ -51,6 +51,7 @@ from campaign.run_folder import RunFolder, default_run_folder, find_run, located
 from campaign.site import Site, load_site
 from campaign.site_pools import PoolConfig
 from campaign.store import CampaignStore
+from campaign.task_times import TaskTimes
 from campaign.validation import check_engine
 from campaign.views.progress import Progress
 
@@ -231,6 +232,7 @@ def _drive(
             folder=folder,
             lease=lease,
             state=state,
+            times=TaskTimes.of(store, config, campaign, cores),
             on_change=progress.on_change,
         )
         progress.begin(config, folder, store, dict(pools.slots))

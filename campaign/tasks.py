@@ -19,12 +19,24 @@ Result = dict[str, Any]
 
 
 def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
-    """Add where and how long a task ran: `host`, `pid`, `seconds`."""
+    """Add where and how long a task ran: `host`, `pid`, `seconds`. Where its block ends: `ok` false and `failure`."""
 
     @wraps(function)
     def run(task: Task) -> Result:
+        from flows.causes import BlockEndedError, failure_of
+        from flows.job_limits import no_time_left, until_block_ends
+
+        no_time = no_time_left()
         begin = time.monotonic()
-        result = function(task)
+        try:
+            if no_time is not None:
+                raise no_time
+            with until_block_ends():
+                result = function(task)
+        except BlockEndedError as error:
+            result = {"ok": False, "failure": failure_of(error).model_dump(mode="json")}
+            if no_time is not None:
+                result["seconds"] = 0.0
         where = {"host": socket.gethostname(), "pid": os.getpid(), "seconds": time.monotonic() - begin}
         return {**where, **result}
 
