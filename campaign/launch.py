@@ -8,8 +8,9 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,19 @@ from campaign.config import (
 from campaign.decisions import Decider
 from campaign.documents import CampaignDocument, CampaignStatus, now
 from campaign.driver import Driver
-from campaign.errors import CampaignError, ConfigError, LeaseError, StoreError
+from campaign.errors import CampaignError, ConfigError, LeaseError, StoreUnreachableError
 from campaign.lease import Heartbeat, acquire, holder
 from campaign.orders import OrderBook, model_roles
 from campaign.parallel.pools import PoolKind, open_pools
 from campaign.recording import Recorder
 from campaign.recovery import project, retry_failed, sweep, unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
-from campaign.run_folder import RunFolder, default_run_folder, find_run
+from campaign.run_folder import RunFolder, default_run_folder, find_run, located_store, private_files
 from campaign.site import PoolConfig, load_site
-from campaign.store import CampaignStore, embedded_path
+from campaign.storage.credentials import take_from_environment
+from campaign.storage.outages import Outage, Patience
+from campaign.store import CampaignStore
+from campaign.store_claims import claim_store, refuse_lost_store, refuse_other_campaign
 from campaign.validation import check_engine
 from campaign.views.progress import Progress
 
@@ -82,14 +86,21 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
     from campaign.decisions import reference_phases
 
     reference_phases(config, reference)  # a reference that cannot serve is told before anything is written
-    with CampaignStore.open(_store_config(config), folder.path) as store:
-        _refuse_foreign_store(store)
+    take_from_environment(config.store.uri)
+    with (
+        private_files(),
+        CampaignStore.open(located_store(config), folder.path) as opened,
+        _holding(opened, config) as (lease, patience),
+    ):
+        claim_store(opened, config.name)
         folder.create()
-        with _holding(store, config.name) as lease:
-            folder.write_config(config)  # first: with it alone, resume can already do the rest
-            prepared = prepare_reference(reference, folder.path / "reference")
-            _write_campaign(store, config, folder, prepared, reference.summary())
-            return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
+        store = opened.patient(patience)
+        folder.write_config(config)  # first: with it alone, resume can already do the rest
+        prepared = prepare_reference(reference, folder.path / "reference")
+        _write_campaign(store, config, folder, prepared, reference.summary())
+        return _drive(
+            store, lease, patience, config=config, folder=folder, pool_kind=pools, progress=progress
+        )
 
 
 def resume(
@@ -108,18 +119,24 @@ def resume(
         CampaignError: Something the user has to cure; nothing stored is harmed.
     """
     folder = find_run(run)
-    config = folder.config()
+    config = launched = folder.config()
     edited = config_file or (run if run.is_file() and run.resolve() != folder.config_file else None)
     if edited is not None:
         config = _edited(config, load_config(edited), edited)
     check_components(config)
     check_engine(config, load_site(config.site, folder.path))
-    _refuse_lost_store(config, folder)
-    folder.create()
+    refuse_lost_store(config, folder)
+    take_from_environment(config.store.uri)
     with (
-        CampaignStore.open(_store_config(config), folder.path) as store,
-        _holding(store, config.name) as lease,
+        private_files(),
+        CampaignStore.open(located_store(config), folder.path) as opened,
+        _holding(opened, config) as (lease, patience),
     ):
+        folder.create()
+        if config.store != launched.store:
+            refuse_other_campaign(opened, launched)
+        claim_store(opened, config.name)
+        store = opened.patient(patience)
         if store.get("campaigns", config.name) is None:  # killed before the first write
             reference = reference_of(config, folder.path)
             prepared = prepare_reference(reference, folder.path / "reference")
@@ -130,12 +147,15 @@ def resume(
             store.log_event("retried", f"{retry_failed(store)} failed labels are tried again")
         document = stored_config(config)
         store.set_fields("campaigns", config.name, {"config": document, "config_hash": config_hash(config)})
-        return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
+        return _drive(
+            store, lease, patience, config=config, folder=folder, pool_kind=pools, progress=progress
+        )
 
 
 def _drive(
     store: CampaignStore,
     lease: Heartbeat,
+    patience: Patience,
     *,
     config: CampaignConfig,
     folder: RunFolder,
@@ -183,12 +203,15 @@ def _drive(
             state=state,
             on_change=progress.on_change,
         )
+        patience.leaving = driver.must_leave
+        patience.on_wait = lambda outage: progress.on_wait(outage, driver.kept, stopping=driver.stopping)
         progress.begin(config, folder, store, dict(pools.slots))
         with _signals(driver):
             reason = driver.run()
         status = _final_status(driver, reason)
     except CampaignError as error:
         status, reason = CampaignStatus.FAILED, error.one_line()
+        patience.end()
         raise
     finally:
         progress.end()
@@ -232,14 +255,23 @@ def _signals(driver: Driver) -> Iterator[None]:
 
 
 @contextmanager
-def _holding(store: CampaignStore, name: str) -> Iterator[Heartbeat]:
-    """Hold the campaign's lease, renewed by a thread, and give it back."""
-    lease = acquire(store, name, ttl_s=LEASE_TTL_S)
+def _holding(store: CampaignStore, config: CampaignConfig) -> Iterator[tuple[Heartbeat, Patience]]:
+    """Hold the campaign's lease, renewed by a thread, and give it back; tell how its store's outages are borne."""
+    lease = acquire(store, config.name, ttl_s=LEASE_TTL_S)
     try:
         with Heartbeat(lease) as heartbeat:
-            yield heartbeat
+            limit_s = config.store.outage_hours * 3600
+            patience = Patience(limit_s=limit_s, guard=heartbeat.confirm)
+            patience.on_return = partial(_log_outage, store.patient(patience))
+            yield heartbeat, patience
     finally:
-        lease.release()
+        with suppress(StoreUnreachableError):  # it expires by itself
+            lease.release()
+
+
+def _log_outage(store: CampaignStore, outage: Outage) -> None:
+    message = f"the MongoDB server did not answer for {outage.seconds:.1f} s"
+    store.log_event("store_outage", message, seconds=round(outage.seconds, 1), where=outage.where)
 
 
 def _refuse_second_launch(folder: RunFolder) -> None:
@@ -257,38 +289,6 @@ def _refuse_second_launch(folder: RunFolder) -> None:
             f"{folder.path} holds a campaign already ({campaign['state']})",
             value=name,
             cure=f"carry it on with `campaign resume {folder.path}`, or launch with --run-dir elsewhere",
-        )
-
-
-def _refuse_lost_store(config: CampaignConfig, folder: RunFolder) -> None:
-    """Refuse to begin anew where work was done: its store was lost, moved, or another one is named.
-
-    Raises:
-        StoreError: The run folder holds the campaign's work, the store does not hold the campaign.
-    """
-    if not any(next(place.glob("*"), None) for place in (folder.work, folder.models)):
-        return  # killed before its first task: there is nothing to lose
-    where, found = config.store.redacted()["uri"], None
-    if config.store.kind == "embedded":
-        where = embedded_path(config.store, folder.path)
-    if not isinstance(where, Path) or (where.exists() and where.stat().st_size):
-        with CampaignStore.open(_store_config(config), folder.path, read_only=True) as store:
-            found = store.get("campaigns", config.name)
-    if found is None:
-        raise StoreError(
-            f"the store of campaign {config.name!r} is not there, but its run folder holds work",
-            value=str(where),
-            cure="put the store back, or name it with --config; to begin anew, launch with another --run-dir",
-        )
-
-
-def _refuse_foreign_store(store: CampaignStore) -> None:
-    others = [one["_id"] for one in store.query("campaigns", fields=["_id", "run_dir"])]
-    if others:
-        raise ConfigError(
-            "the store holds a campaign already",
-            value=others[0],
-            cure="one store (file, or database and prefix) per campaign: resume that one, or name another",
         )
 
 
@@ -339,12 +339,6 @@ def _with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
     if site != "local":
         site = absolute(site)
     return config.model_copy(update={"reference": reference, "store": store, "site": site})
-
-
-def _store_config(config: CampaignConfig) -> Any:
-    from campaign.run_folder import located_store
-
-    return located_store(config)
 
 
 def _write_campaign(
