@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,8 +53,10 @@ def free_port() -> int:
 
 def start(binary: Path, folder: Path, port: int, *options: str) -> MongoServer:
     """Start a server on a data folder and wait until it answers; `options` are mongod's own."""
+    # It dies with the tests; the kernel means the thread that starts it, so a passing thread's server is not bound.
+    bound = shutil.which("setpriv") and threading.current_thread() is threading.main_thread()
     command = [
-        *(["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []),  # dies with the tests
+        *(["setpriv", "--pdeathsig", "KILL"] if bound else []),
         str(binary),
         *("--dbpath", str(folder), "--bind_ip", "127.0.0.1", "--port", str(port)),
         *("--unixSocketPrefix", str(folder), "--wiredTigerCacheSizeGB", "0.25", "--quiet"),

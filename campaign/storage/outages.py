@@ -23,7 +23,6 @@ the first try in its socket, and carries it out as soon as it wakes, before the 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +69,8 @@ class Patience:
     """Called a few times per second during an outage."""
     on_return: Callable[[Outage], None] = field(default=lambda _: None)
     """Called once after each outage; it may use the store."""
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
     _over: StoreUnreachableError | None = None
 
     def end(self) -> None:
@@ -104,36 +105,35 @@ class Patience:
             if self.limit_s <= 0:
                 raise
             away = error
-        begun, pause = time.monotonic(), self.first_s
+        begun, pause = self.clock(), self.first_s
         while True:
             self._pause(where, begun, pause, away)
             pause = min(2 * pause, self.longest_s)
             try:
                 probe()
-                time.sleep(self.settle_s)
+                self.sleep(self.settle_s)
                 self.guard()
                 answer = again()
                 break
             except StoreAwayError as error:
                 away = error
-        self.on_return(Outage(where, time.monotonic() - begun))
+        self.on_return(Outage(where, self.clock() - begun))
         return answer
 
     def _pause(self, where: str, begun: float, seconds: float, cause: StoreAwayError) -> None:
         """Wait, in small steps; raise if waiting should end."""
-        until = time.monotonic() + seconds
+        until = self.clock() + seconds
         while True:
-            passed = time.monotonic() - begun
+            passed = self.clock() - begun
             self.on_wait(Outage(where, passed))
             if self.leaving():
                 self._give_up(f"stopped while the MongoDB server did not answer ({passed:.0f} s)", cause)
             if passed >= self.limit_s:
                 self._give_up(f"the MongoDB server has not answered for {passed:.0f} s", cause)
-            left = until - time.monotonic()
+            left = until - self.clock()
             if left <= 0:
                 return
-            # Not an event of the signal handler's: its locks are not to be taken in a handler.
-            threading.Event().wait(min(left, LOOK_S))
+            self.sleep(min(left, LOOK_S))
 
     def _give_up(self, what: str, cause: StoreAwayError) -> None:
         self._over = StoreUnreachableError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -149,29 +150,25 @@ def test_the_driver_is_told_what_it_waits_for_and_that_it_is_over(breaking: Brea
     assert len(over) == 1
 
 
-def test_pauses_grow_to_their_limit_and_ten_hours_are_borne(monkeypatch: pytest.MonkeyPatch):
-    """Twelve hours as arithmetic: the clock is moved by each pause."""
+def test_pauses_grow_to_their_limit_and_ten_hours_are_borne():
+    """Ten hours as arithmetic: each pause moves a clock of ours."""
     clock = [0.0]
-    pauses: list[float] = []
+    tries: list[float] = []
 
-    def passing(_self: object, timeout: float) -> None:
-        clock[0] += timeout
-
-    monkeypatch.setattr("campaign.storage.outages.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("campaign.storage.outages.time.sleep", lambda _s: None)
-    monkeypatch.setattr("campaign.storage.outages.threading.Event.wait", passing)
-    seen = [0.0]
+    def pass_by(seconds: float) -> None:
+        clock[0] += seconds
 
     def away() -> None:
-        pauses.append(clock[0] - seen[0])
-        seen[0] = clock[0]
+        tries.append(clock[0])
         if clock[0] < 10 * 3600:
             raise StoreAwayError("no answer")
 
-    Patience().outlast("here", lambda: None, away, away)
-    assert pauses[1:7] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4])
-    assert set(pauses[7:]) == {10.0}
-    assert clock[0] == pytest.approx(10 * 3600, abs=10)
+    patience = Patience(settle_s=0.0, clock=lambda: clock[0], sleep=pass_by)
+    patience.outlast("here", lambda: None, away, away)
+    pauses = [after - before for before, after in itertools.pairwise(tries)]
+    assert pauses[:6] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4])
+    assert pauses[6:] == pytest.approx([10.0] * len(pauses[6:]))
+    assert tries[-1] == pytest.approx(10 * 3600, abs=10)
 
 
 def test_after_the_limit_the_driver_ends_at_once_with_the_way_to_go_on(breaking: Breaking):
@@ -217,12 +214,13 @@ def test_a_driver_that_was_replaced_meanwhile_writes_nothing_more(breaking: Brea
         patient.put("labels", [{"_id": "x"}])
     with pytest.raises(LeaseError):
         patient.put("labels", [{"_id": "x"}])
+    breaking.breaks.clear()
     assert breaking.count("labels", {}) == 0
 
 
 def test_other_errors_are_not_waited_for(breaking: Breaking, patient: PatientDocuments):
-    with pytest.raises(StoreError, match="MongoDB"):
-        patient.replace_by("jobs", ["uuid"], [{"uuid": "u", "deep": {"a": None}, "": {"$x": 1}}] * 1 + [{}])
+    with pytest.raises(StoreError, match="lacks the fields"):
+        patient.replace_by("jobs", ["uuid"], [{"index": 1}])
     assert breaking.calls.count("replace_by") == 1
 
 
@@ -254,6 +252,7 @@ def restarted(server: list[mongo_server.MongoServer], after_s: float) -> threadi
     return thread
 
 
+@pytest.mark.slow
 def test_writers_outlast_kills_of_a_real_server_and_every_event_is_there_once(
     server: list[mongo_server.MongoServer], tmp_path: Path
 ):
@@ -261,15 +260,15 @@ def test_writers_outlast_kills_of_a_real_server_and_every_event_is_there_once(
     with CampaignStore.open(config, tmp_path) as opened:
         over: list[Outage] = []
         store = opened.patient(Patience(longest_s=1.0, on_return=over.append))
-        for kill in range(2):
+        for kill, away_s in enumerate((0.5, 6.0)):  # pymongo waits for a server for four seconds by itself
             store.insert_new("labels", [{"_id": f"{kill}-{n}", "jobs": []} for n in range(1200)])
-            ready = restarted(server, after_s=1.0)
+            ready = restarted(server, after_s=away_s)
             for n in range(100):
                 store.set_fields("labels", f"{kill}-{n}", {"jobs": [n], "state": "done"})
                 store.log_event("done", f"{kill}-{n}")
             found = list(store.query("labels", {"state": "done"}))
             ready.join()
-        assert len(over) >= 2
+        assert len(over) >= 1
         assert len(found) == 200
         assert store.count("labels") == 2400
         assert store.count("events") == 200
@@ -285,7 +284,7 @@ def test_the_lease_outlives_an_outage_longer_than_its_time_to_live(
             store = opened.patient(Patience(longest_s=0.5, guard=heartbeat.confirm))
             ready = restarted(server, after_s=3.0)
             heartbeat.check()
-            store.put("labels", [{"_id": "a"}])
+            store.put("labels", {"_id": "a"})
             ready.join()
             heartbeat.check()
             assert not heartbeat.lost.is_set()
@@ -301,7 +300,7 @@ def test_a_frozen_server_is_noticed_and_outlasted(server: list[mongo_server.Mong
         noticed = threading.Event()
         patience = Patience(longest_s=1.0, on_wait=lambda _: noticed.set(), on_return=over.append)
         store = opened.patient(patience)
-        store.put("labels", [{"_id": "a", "n": 0}])
+        store.put("labels", {"_id": "a", "n": 0})
         with mongo_server.frozen(server[0]):
             writing = threading.Thread(target=store.set_fields, args=("labels", "a", {"n": 1}))
             begin = time.monotonic()
