@@ -79,6 +79,7 @@ class Driver:
     """Failed tries of tasks that are no labels' jobs."""
     _usage: dict[str, float] = field(default_factory=dict)
     _usage_written: float = 0.0
+    _unrecorded: int = 0
     _stop_mode: str | None = None
     _stop_since: float | None = None
 
@@ -107,11 +108,28 @@ class Driver:
         It only leaves a note: the state may be in the middle of being replaced.
         """
         self._stop_mode = "now" if "now" in (mode, self._stop_mode) else mode
+        self._stop_since = self._stop_since or time.monotonic()
 
     @property
     def stopping(self) -> bool:
         """Whether a stop has been asked for."""
         return self._stop_mode is not None
+
+    def must_leave(self) -> bool:
+        """Tell whether a stop was asked for that does not wait for a store that is away.
+
+        Without a store nothing can be drained: a first request waits, a second one, `campaign stop --now` or the end
+        of SIGTERM's grace does not. What runs and what was not recorded is repeated, or found in its folder, on resume.
+        """
+        asked = self.folder.stop_request()
+        if asked is not None:
+            self.request_stop(asked)
+        return self._stop_mode == "now" or self._grace_is_over()
+
+    @property
+    def kept(self) -> int:
+        """How many results have come that are not recorded yet."""
+        return self._done.qsize() + self._unrecorded
 
     def _turn(self) -> str | None:
         """Decide and submit; return the reason if the campaign has ended."""
@@ -147,9 +165,11 @@ class Driver:
             return
         while not self._done.empty():
             finished.append(self._done.get())
+        self._unrecorded = len(finished)
         for key, future in finished:
             action, begun = self._running.pop(key)
             self._record(action, future, time.monotonic() - begun)
+            self._unrecorded -= 1
 
     def _record(self, action: Action, future: Future[Any], waited_s: float) -> None:
         try:
@@ -233,14 +253,14 @@ class Driver:
         if self._stop_mode is None or self._stop_mode == self.state.stop_requested:
             return
         self.state = replace(self.state, stop_requested=self._stop_mode)
-        self._stop_since = self._stop_since or time.monotonic()
         self.store.log_event("stop_requested", f"mode {self._stop_mode}")
 
     def _must_cancel(self) -> bool:
-        if not self._running or self._stop_since is None:
-            return False
-        late = self.grace_s is not None and time.monotonic() - self._stop_since > self.grace_s
-        return late or self.state.stop_requested == "now"
+        return bool(self._running) and (self._grace_is_over() or self.state.stop_requested == "now")
+
+    def _grace_is_over(self) -> bool:
+        since, grace = self._stop_since, self.grace_s
+        return since is not None and grace is not None and time.monotonic() - since > grace
 
     def _count_time(self, last: float) -> float:
         current = time.monotonic()

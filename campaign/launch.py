@@ -8,8 +8,9 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ from campaign.config import (
 from campaign.decisions import Decider
 from campaign.documents import CampaignDocument, CampaignStatus, now
 from campaign.driver import Driver
-from campaign.errors import CampaignError, ConfigError
+from campaign.errors import CampaignError, ConfigError, StoreUnreachableError
 from campaign.lease import Heartbeat, acquire
 from campaign.orders import OrderBook, model_roles
 from campaign.parallel.pools import PoolKind, open_pools
@@ -41,16 +42,14 @@ from campaign.parallel.queues import campaign_identity
 from campaign.recording import Recorder
 from campaign.recovery import project, retry_failed, sweep, unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
-from campaign.refusals import (
-    refuse_foreign_store,
-    refuse_lost_store,
-    refuse_other_settings,
-    refuse_second_launch,
-)
-from campaign.run_folder import RunFolder, default_run_folder, find_run, located_store
+from campaign.refusals import refuse_other_settings, refuse_second_launch
+from campaign.run_folder import RunFolder, default_run_folder, find_run, located_store, private_files
 from campaign.site import Site, load_site
 from campaign.site_pools import PoolConfig
+from campaign.storage.credentials import take_from_environment
+from campaign.storage.outages import Outage, Patience
 from campaign.store import CampaignStore
+from campaign.store_claims import claim_store, refuse_lost_store, refuse_other_campaign
 from campaign.task_times import TaskTimes
 from campaign.validation import check_engine
 from campaign.views.progress import Progress
@@ -85,11 +84,14 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
         CampaignError: Something the user has to cure; nothing stored is harmed.
     """
     config, folder, reference = prepare_launch(config_file, run_dir)
-    with new_store(config, folder) as store, _holding(store, config.name) as lease:
+    take_from_environment(config.store.uri)
+    with held_store(config, folder) as (store, lease, patience):
         folder.write_config(config)  # first: with it alone, resume can already do the rest
         prepared = prepare_reference(reference, folder.path / "reference")
         _write_campaign(store, config, folder, prepared, reference.summary())
-        return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
+        return _drive(
+            store, lease, patience, config=config, folder=folder, pool_kind=pools, progress=progress
+        )
 
 
 def prepare_launch(config_file: Path, run_dir: Path | None) -> tuple[CampaignConfig, RunFolder, ReferenceSet]:
@@ -117,16 +119,32 @@ def prepare_launch(config_file: Path, run_dir: Path | None) -> tuple[CampaignCon
 
 
 @contextmanager
-def new_store(config: CampaignConfig, folder: RunFolder) -> Iterator[CampaignStore]:
-    """Open the store of a campaign that is being launched, and make the run folder.
+def held_store(
+    config: CampaignConfig, folder: RunFolder, launched: CampaignConfig | None = None
+) -> Iterator[tuple[CampaignStore, Heartbeat, Patience]]:
+    """Open a campaign's store, hold its lease, make the store and the run folder the campaign's own.
+
+    Args:
+        config: The configuration.
+        folder: The run folder; made if it is not there.
+        launched: What the campaign was launched with, if `config` is an edited one.
+
+    Yields:
+        The store, patient when its server is away; the lease; and how outages are borne.
 
     Raises:
-        CampaignError: The store cannot be opened, or holds a campaign.
+        CampaignError: The store cannot be opened, or holds another campaign; another driver has the lease.
     """
-    with CampaignStore.open(located_store(config), folder.path) as store:
-        refuse_foreign_store(store)
+    with (
+        private_files(),
+        CampaignStore.open(located_store(config), folder.path) as opened,
+        _holding(opened, config) as (lease, patience),
+    ):
+        if launched is not None and config.store != launched.store:
+            refuse_other_campaign(opened, launched)
+        claim_store(opened, config.name)
         folder.create()
-        yield store
+        yield opened.patient(patience), lease, patience
 
 
 def resume(
@@ -152,10 +170,9 @@ def resume(
         CampaignError: Something the user has to cure; nothing stored is harmed.
     """
     config, folder = prepare_resume(run, config_file)
-    with (
-        CampaignStore.open(located_store(config), folder.path) as store,
-        _holding(store, config.name) as lease,
-    ):
+    launched = folder.config()
+    take_from_environment(config.store.uri)
+    with held_store(config, folder, launched) as (store, lease, patience):
         if store.get("campaigns", config.name) is None:  # killed before the first write
             reference = reference_of(config, folder.path)
             prepared = prepare_reference(reference, folder.path / "reference")
@@ -167,7 +184,14 @@ def resume(
         document = stored_config(config)
         store.set_fields("campaigns", config.name, {"config": document, "config_hash": config_hash(config)})
         return _drive(
-            store, lease, config=config, folder=folder, pool_kind=pools, progress=progress, grace_s=grace_s
+            store,
+            lease,
+            patience,
+            config=config,
+            folder=folder,
+            pool_kind=pools,
+            progress=progress,
+            grace_s=grace_s,
         )
 
 
@@ -185,13 +209,13 @@ def prepare_resume(run: Path, config_file: Path | None) -> tuple[CampaignConfig,
     check_components(config)
     check_engine(config, load_site(config.site, folder.path))
     refuse_lost_store(config, folder)
-    folder.create()
     return config, folder
 
 
 def _drive(
     store: CampaignStore,
     lease: Heartbeat,
+    patience: Patience,
     *,
     config: CampaignConfig,
     folder: RunFolder,
@@ -235,12 +259,15 @@ def _drive(
             times=TaskTimes.of(store, config, campaign, cores),
             on_change=progress.on_change,
         )
+        patience.leaving = driver.must_leave
+        patience.on_wait = lambda outage: progress.on_wait(outage, driver.kept, stopping=driver.stopping)
         progress.begin(config, folder, store, dict(pools.slots))
         with _signals(driver, grace_s) as signals:
             reason = driver.run()
         status = _final_status(driver, reason)
     except CampaignError as error:
         status, reason = CampaignStatus.FAILED, error.one_line()
+        patience.end()
         raise
     finally:
         progress.end()
@@ -294,14 +321,23 @@ def _signals(driver: Driver, grace_s: float) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _holding(store: CampaignStore, name: str) -> Iterator[Heartbeat]:
-    """Hold the campaign's lease, renewed by a thread, and give it back."""
-    lease = acquire(store, name, ttl_s=LEASE_TTL_S)
+def _holding(store: CampaignStore, config: CampaignConfig) -> Iterator[tuple[Heartbeat, Patience]]:
+    """Hold the campaign's lease, renewed by a thread, and give it back; tell how its store's outages are borne."""
+    lease = acquire(store, config.name, ttl_s=LEASE_TTL_S)
     try:
         with Heartbeat(lease) as heartbeat:
-            yield heartbeat
+            limit_s = config.store.outage_hours * 3600
+            patience = Patience(limit_s=limit_s, guard=heartbeat.confirm)
+            patience.on_return = partial(_log_outage, store.patient(patience))
+            yield heartbeat, patience
     finally:
-        lease.release()
+        with suppress(StoreUnreachableError):  # it expires by itself
+            lease.release()
+
+
+def _log_outage(store: CampaignStore, outage: Outage) -> None:
+    message = f"the MongoDB server did not answer for {outage.seconds:.1f} s"
+    store.log_event("store_outage", message, seconds=round(outage.seconds, 1), where=outage.where)
 
 
 def _edited(old: CampaignConfig, new: CampaignConfig, origin: Path) -> CampaignConfig:

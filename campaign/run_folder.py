@@ -16,16 +16,20 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from campaign.config import CampaignConfig, config_document, load_config
 from campaign.errors import ConfigError, RunNotFoundError, StoreFullError, StoreUnreachableError
+from campaign.storage.credentials import database_in
 from campaign.store import CampaignStore
+
+PRIVATE = 0o077
+"""Permissions that no file of a campaign has: those of the group and of others."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,13 @@ class RunFolder:
         return self.path / "control" / "driver.sbatch"
 
     def create(self) -> None:
-        """Make the folders."""
+        """Make the folders, and close those to other users that are there: readers have the store's server."""
         for folder in (self.models, self.work, self.logs, self.stop_file.parent, self.path / "reference"):
             folder.mkdir(parents=True, exist_ok=True)
+        for place in (self.path, *self.path.glob("*"), *self.logs.glob("*")):
+            with contextlib.suppress(OSError):  # another user's: not ours to close
+                if not place.is_symlink():
+                    place.chmod(place.stat().st_mode & 0o700)
 
     def config(self) -> CampaignConfig:
         """Return the configuration as launched.
@@ -112,14 +120,20 @@ class RunFolder:
             return "drain"
 
 
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Let whatever is made in a `with` block, by this process or by those it starts, be its user's alone."""
+    old = os.umask(PRIVATE)
+    try:
+        yield
+    finally:
+        os.umask(old)
+
+
 def located_store(config: CampaignConfig) -> Any:
     """Return the store's configuration; a database that neither it nor the URI names is called as the campaign."""
     store = config.store
-    if (
-        store.kind == "mongodb"
-        and store.database is None
-        and not urlsplit(store.resolved_uri()).path.strip("/")
-    ):
+    if store.kind == "mongodb" and store.database is None and not database_in(store.resolved_uri()):
         return config.store.model_copy(update={"database": config.name})
     return config.store
 
