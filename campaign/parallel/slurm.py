@@ -91,7 +91,7 @@ class SlurmQueue:
         except SubmissionError as error:
             if error.passing:
                 raise
-            self.cancel([_id_of(_sbatch(["--hold", "--parsable", str(script)]))])
+            self.cancel([_id_of(_sbatch(["--begin=now+1day", "--parsable", str(script)]))])
 
     def submit(self, script: Path, name: str) -> str:  # noqa: ARG002  (it is in the header)
         """Submit the script."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from slurm_cluster import SlurmCluster
@@ -19,14 +19,14 @@ HERE = Path(__file__).parent
 LOCAL = {"provider": "local"}
 
 
-def slurm_site(**pools: dict[str, object]) -> Site:
+def slurm_site(**pools: Mapping[str, object]) -> Site:
     """Return a site on Slurm; pools that get no task start no block."""
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     return Site.model_validate({"provider": "slurm", "environment": {"PYTHONPATH": path}, "pools": pools})
 
 
 @contextlib.contextmanager
-def pools_on(slurm: SlurmCluster, folder: Path, **pools: dict[str, object]) -> Iterator[ParslPools]:
+def pools_on(slurm: SlurmCluster, folder: Path, **pools: Mapping[str, object]) -> Iterator[ParslPools]:
     """Run pools, and see that nothing of them is left."""
     started = ParslPools(slurm_site(**pools), folder / "pools", campaign_identity("test", folder))
     try:

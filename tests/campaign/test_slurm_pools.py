@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,6 +29,12 @@ from campaign.parallel.slurm import parse_jobs
 
 pytestmark = pytest.mark.slow
 ONE = {"partition": "gpu", "walltime": "10 min"}
+
+
+def _error_of(future: Future[Any], timeout_s: float) -> BaseException:
+    error = future.exception(timeout_s)
+    assert error is not None
+    return error
 
 
 def test_workers_have_devices_of_their_own_which_are_the_jobs_own(
@@ -77,7 +85,7 @@ def test_out_with_the_work_in_again_and_a_cancelled_block_is_replaced(
         until((tmp_path / "note").exists, 30)
         (live,) = [job for job in slurm.live_jobs() if job.state == "RUNNING"]
         slurm.cancel(live.id)
-        assert failure_cause(lost.exception(40)) == "node_lost"
+        assert failure_cause(_error_of(lost, 40)) == "node_lost"
         again = pools.submit("dft", where_and_nap, 0.0).result(30)
         assert again["SLURM_JOB_ID"] != live.id
         (record,) = [block for block in pools.blocks() if block.job_id == live.id]
@@ -130,7 +138,7 @@ def test_a_block_that_cannot_start_is_told_with_its_own_words(slurm: SlurmCluste
     bad = {**ONE, "worker_init": ["echo no licence here >&2; exit 3"]}
     with pools_on(slurm, tmp_path, dft=bad) as pools:
         future = pools.submit("dft", where_and_nap, 0.0)
-        assert failure_cause(future.exception(60)) == "node_lost"
+        assert failure_cause(_error_of(future, 60)) == "node_lost"
         with pytest.raises(SiteError, match="no licence here"):
             pools.submit("dft", where_and_nap, 0.0)
         assert len([block for block in pools.blocks() if block.pool == "dft"]) == 3
