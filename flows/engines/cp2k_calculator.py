@@ -29,7 +29,15 @@ from ase.units import Rydberg, kB
 from flows.causes import CodeCrashedError, MissingSetupError, OutputParseError
 from flows.cures import Cure
 from flows.engines.code_calculator import CodeCalculator
-from flows.engines.code_run import MEMORY_WORDS, bound_to_worker, environment, last_lines, text_of, words_of
+from flows.engines.code_run import (
+    MEMORY_WORDS,
+    bound_to_worker,
+    environment,
+    last_lines,
+    launched,
+    text_of,
+    words_of,
+)
 from flows.engines.cp2k_data import Kind
 from flows.job_context import cures
 
@@ -217,7 +225,11 @@ def shell_line(words: tuple[str, ...], folder: Path) -> str:
     """Return the shell words that start CP2K in a folder, waiting for orders and bound to this worker."""
     settings = environment()
     names = ("OMP_NUM_THREADS", "OMPI_MCA_ess_singleton_isolated")
-    command = ["env", *(f"{name}={settings[name]}" for name in names), *bound_to_worker([*words, "-s"])]
+    command = [
+        "env",
+        *(f"{name}={settings[name]}" for name in names),
+        *bound_to_worker([*launched(words), "-s"]),
+    ]
     return f"cd {shlex.quote(str(folder))} && exec {shlex.join(command)} 2>{NAME}.err"
 
 
