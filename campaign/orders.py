@@ -18,7 +18,6 @@ from campaign.run_folder import RunFolder
 from campaign.state import CampaignState
 from campaign.store import CampaignStore
 from flows.cures import Cure
-from flows.job_files import left_geometry_since
 
 Order = tuple[Callable[[dict[str, Any]], dict[str, Any]], dict[str, Any]]
 
@@ -201,6 +200,8 @@ class OrderBook:
 
     def lost_job(self, action: RunJob, waited_s: float) -> dict[str, Any]:
         """Return what is known of a job whose worker came to an end: where it ran, and what it took and left."""
+        from flows.job_files import left_geometry_since
+
         folder = self._job_folder(action)
         return {
             "folder": str(folder),
