@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,9 +199,13 @@ class OrderBook:
         return self.folder.work / action.label / f"{action.job}-{action.index}"
 
     def lost_job(self, action: RunJob, waited_s: float) -> dict[str, Any]:
-        """Return what is known of a job whose worker came to an end: where it ran, and what it took."""
+        """Return what is known of a job whose worker came to an end: where it ran, and what it took and left."""
+        from flows.job_files import left_geometry_since
+
+        folder = self._job_folder(action)
         return {
-            "folder": str(self._job_folder(action)),
+            "folder": str(folder),
+            "geometries": int(left_geometry_since(folder, time.time() - waited_s)),
             "ended": now(),
             "wall_seconds": waited_s,
             "core_hours": waited_s * self.cores_per_job / 3600,
