@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from campaign.errors import SiteError
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig, located_launchpad
+from campaign.storage.credentials import shown
 
 POOLS = ("gpu", "cpu", "dft")
 """Names of the pools, in the order in which they are shown."""
@@ -149,7 +150,7 @@ def load_site(value: str, base_dir: Path) -> Site:
         ) from error
     if not isinstance(document, dict):
         raise SiteError(
-            f"{path} is not a table of settings", value=document, allowed=sorted(Site.model_fields)
+            f"{path} is not a table of settings", value=shown(document), allowed=sorted(Site.model_fields)
         )
     site = _checked(document, path)
     if isinstance(site.pools.dft, FireworksPoolConfig):
@@ -174,7 +175,7 @@ def _checked(document: Mapping[str, object], path: Path) -> Site:
         more = f" ({error.error_count()} faults in all)" if error.error_count() > 1 else ""
         secret = "launchpad" in fault["loc"]  # may hold a password
         raise SiteError(
-            f"{path.name}: {place or 'site'}: {what}", value=None if secret else fault["input"], allowed=allowed,
+            f"{path.name}: {place or 'site'}: {what}", value=None if secret else shown(fault["input"]), allowed=allowed,
             cure=f"correct {path}{more}",
         ) from error  # fmt: skip
 

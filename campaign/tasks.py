@@ -24,11 +24,17 @@ def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
     @wraps(function)
     def run(task: Task) -> Result:
         begin = time.monotonic()
+        keep_private()
         result = function(task)
         where = {"host": socket.gethostname(), "pid": os.getpid(), "seconds": time.monotonic() - begin}
         return {**where, **result}
 
     return run
+
+
+def keep_private() -> None:
+    """Let what a worker writes be its user's alone, whatever umask its batch system or FireWorks gave it."""
+    os.umask(0o077)
 
 
 @timed
@@ -131,6 +137,7 @@ def run_job(task: Task) -> Result:
     from flows.job_limits import Limits
     from flows.run import run_job_once
 
+    keep_private()
     limits = Limits(task["seconds"], task["memory_gb"])
     return run_job_once(task["job"], task["upstream"], task["work_dir"], cures=task["cures"], limits=limits)
 

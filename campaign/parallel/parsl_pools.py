@@ -75,7 +75,7 @@ def packages_parent() -> Path:
 def _worker_init(site: Site, size: PoolSize, marker: str) -> str:
     """Return the shell lines that run before a block's manager; a line that fails ends the block."""
     environment = {**worker_environment(size, site.environment), MARKER: marker}
-    lines = ["set -e", *site.worker_init]
+    lines = ["set -e", "umask 077", *site.worker_init]  # what a worker writes is its user's alone
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     parent = packages_parent()
     if parent != Path(sysconfig.get_path("purelib")).resolve():
