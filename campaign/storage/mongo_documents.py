@@ -29,6 +29,7 @@ _AWAY = frozenset(
 """Codes of refusals that pass by themselves: error_codes.yml of MongoDB's sources."""
 _BATCH = 1000
 _SRV_SECONDS = 4
+_CLOSE_SECONDS = 1
 
 
 def client_options() -> dict[str, Any]:
@@ -88,8 +89,11 @@ class MongoDocuments:
 
     def close(self) -> None:
         """Close the connection; closing twice is fine."""
+        import pymongo
+
         if self._store._coll is not None:
-            self._store.close()
+            with pymongo.timeout(_CLOSE_SECONDS):  # it tells the server, which may be away
+                self._store.close()
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:

@@ -183,7 +183,7 @@ def test_a_driver_that_waits_can_be_stopped(
         _, err = running.communicate(timeout=60)
     finally:
         running.kill()
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 20, "seconds, of which Python's own end takes most on a busy machine"
     assert running.returncode == 2
     (line,) = err.splitlines()
     assert "stopped while the MongoDB server did not answer" in line
