@@ -178,10 +178,42 @@ def stop(
 
 
 @app.command()
+def retry(
+    run: Run,
+    failed: Annotated[bool, typer.Option("--failed", help="Every label that has failed.")] = False,
+    cause: Annotated[list[str] | None, typer.Option(help="Those that failed for this cause.")] = None,
+    candidate: Annotated[list[str] | None, typer.Option(help="Those of this candidate.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="The label with this id.")] = None,
+) -> None:
+    """Try failed labels again, their attempts forgiven; a live driver does it at once, else the next resume."""
+    from campaign.retrying import request_retry, which_of
+
+    typer.echo(request_retry(run, which_of(failed, cause or (), candidate or (), label or ())))
+
+
+@app.command()
+def recover(
+    run: Run,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what resume would do.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Set right what a dead driver left, as resume does first, and end; or only say what that is."""
+    from campaign.recover import recover as recover_run
+
+    found = recover_run(run, dry_run=dry_run)
+    if as_json:
+        _print_json(found.document())
+        return
+    for line in found.lines():
+        typer.echo(line)
+    typer.echo("nothing was changed" if dry_run else f"recovered; carry on with `campaign resume {run}`")
+
+
+@app.command()
 def query(
     run: Run,
     collection: Annotated[
-        str, typer.Argument(help="candidates, labels, models, rounds, events, jobs, campaigns.")
+        str, typer.Argument(help="candidates, labels, models, rounds, blocks, events, jobs, campaigns.")
     ],
     filter: Annotated[str, typer.Argument(help="A MongoDB filter as JSON.")] = "{}",
     fields: Annotated[str, typer.Option(help="Fields to show, by commas.")] = "",

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from campaign.blocks import BlockBook
 from campaign.components import (
     check_components,
     follow_up_settings,
@@ -21,28 +22,31 @@ from campaign.components import (
     reference_of,
     spec_of,
 )
-from campaign.config import (
-    RESUMABLE,
-    CampaignConfig,
-    changes,
-    config_document,
-    config_hash,
-    load_config,
-    stored_config,
-)
+from campaign.config import CampaignConfig, config_document, config_hash, load_config, stored_config
 from campaign.decisions import Decider
 from campaign.documents import CampaignDocument, CampaignStatus, now
 from campaign.driver import Driver
-from campaign.errors import CampaignError, ConfigError, LeaseError, StoreError
-from campaign.lease import Heartbeat, acquire, holder
+from campaign.errors import CampaignError
+from campaign.lease import Heartbeat, holding
 from campaign.orders import OrderBook, model_roles
+from campaign.parallel.pooling import Pools
 from campaign.parallel.pools import PoolKind, open_pools
 from campaign.recording import Recorder
-from campaign.recovery import project, retry_failed, sweep, unmade_labels
+from campaign.recover import recover_left
+from campaign.recovery import unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
-from campaign.run_folder import RunFolder, default_run_folder, find_run
-from campaign.site import PoolConfig, load_site
-from campaign.store import CampaignStore, embedded_path
+from campaign.refusals import (
+    refuse_changes,
+    refuse_foreign_store,
+    refuse_lost_store,
+    refuse_other_settings,
+    refuse_second_launch,
+)
+from campaign.retrying import retry_failed
+from campaign.run_folder import RunFolder, default_run_folder, find_run, located_store, remove
+from campaign.site import load_site, worker_cores
+from campaign.store import CampaignStore
+from campaign.usage import kept_sums
 from campaign.validation import check_engine
 from campaign.views.progress import Progress
 
@@ -77,15 +81,15 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
     check_components(config)
     check_engine(config, load_site(config.site, base))
     if folder.config_file.exists():
-        _refuse_second_launch(folder)
+        refuse_second_launch(folder)
     reference = reference_of(config, base)
     from campaign.decisions import reference_phases
 
     reference_phases(config, reference)  # a reference that cannot serve is told before anything is written
-    with CampaignStore.open(_store_config(config), folder.path) as store:
-        _refuse_foreign_store(store)
+    with CampaignStore.open(located_store(config), folder.path) as store:
+        refuse_foreign_store(store)
         folder.create()
-        with _holding(store, config.name) as lease:
+        with holding(store, config.name, LEASE_TTL_S) as lease:
             folder.write_config(config)  # first: with it alone, resume can already do the rest
             prepared = prepare_reference(reference, folder.path / "reference")
             _write_campaign(store, config, folder, prepared, reference.summary())
@@ -108,26 +112,35 @@ def resume(
         CampaignError: Something the user has to cure; nothing stored is harmed.
     """
     folder = find_run(run)
-    config = folder.config()
     edited = config_file or (run if run.is_file() and run.resolve() != folder.config_file else None)
+    torn = folder.is_config_torn()
     if edited is not None:
-        config = _edited(config, load_config(edited), edited)
+        config = _with_absolute_paths(load_config(edited), edited.resolve().parent)
+        if not torn:
+            refuse_changes(config_document(folder.config()), config, edited)
+    else:
+        config = folder.config()
     check_components(config)
     check_engine(config, load_site(config.site, folder.path))
-    _refuse_lost_store(config, folder)
+    refuse_lost_store(config, folder)
     folder.create()
     with (
-        CampaignStore.open(_store_config(config), folder.path) as store,
-        _holding(store, config.name) as lease,
+        CampaignStore.open(located_store(config), folder.path) as store,
+        holding(store, config.name, LEASE_TTL_S) as lease,
     ):
-        if store.get("campaigns", config.name) is None:  # killed before the first write
+        campaign = store.get("campaigns", config.name)
+        if campaign is None:  # killed before the first write
             reference = reference_of(config, folder.path)
             prepared = prepare_reference(reference, folder.path / "reference")
             _write_campaign(store, config, folder, prepared, reference.summary())
-        folder.stop_file.unlink(missing_ok=True)
+        else:
+            refuse_changes(campaign["config"], config, edited or folder.config_file)
+        remove(folder.stop_file)
+        if torn:
+            store.log_event("mended", f"{folder.config_file} was torn, and was written again")
         folder.write_config(config)
         if retry:
-            store.log_event("retried", f"{retry_failed(store)} failed labels are tried again")
+            retry_failed(store)
         document = stored_config(config)
         store.set_fields("campaigns", config.name, {"config": document, "config_hash": config_hash(config)})
         return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
@@ -143,45 +156,41 @@ def _drive(
     progress: Progress,
 ) -> Outcome:
     """Run the driver between the first and the last write of the campaign's document."""
-    swept = sweep(store)
-    if any(swept.values()):
-        store.log_event("swept", f"set back {swept['labels']} running labels", **swept)
-    campaign = store.get("campaigns", config.name) or {}
-    reference_path = campaign["reference"]["path"]
+    swept = recover_left(store, folder, config)
     settings, settings_hash = label_settings(config)
-    _refuse_other_settings(campaign, settings_hash)
-    spec = spec_of(config)
-    reference, further = load_prepared(Path(reference_path)), follow_up_settings(config)
+    refuse_other_settings(swept.campaign, settings_hash)
+    spec, further = spec_of(config), follow_up_settings(config)
+    reference_path = swept.campaign["reference"]["path"]
+    reference = load_prepared(Path(reference_path))
     decider = Decider(store, config, spec, reference, settings, settings_hash, further)
-    state = project(store, campaign)
+    state = swept.state
     for index, chosen in unmade_labels(state).items():
         state = decider.make_labels(index, chosen, state)
-    _end_orphans(campaign)
     status, reason = CampaignStatus.STOPPED, "interrupted"
     site = load_site(config.site, folder.path)
-    cores = site.pools.dft.cores_per_worker if isinstance(site.pools.dft, PoolConfig) else 1
-    pools = open_pools(site, folder.logs, pool_kind)
+    blocks = BlockBook(store, config.name, lease.lease.epoch)
+    blocks.begin()
+    pools: Pools | None = None
     try:
-        store.set_fields(
-            "campaigns",
-            config.name,
-            {
-                "state": "running",
-                "reason": "",
-                "settings_hash": settings_hash,
-                "blocks": [block.document() for block in pools.blocks()],
-            },
-        )
+        pools = open_pools(site, folder.logs, pool_kind)
+        blocks.look(pools.blocks())
+        running = {"state": "running", "reason": "", "settings_hash": settings_hash}
+        store.set_fields("campaigns", config.name, running)
+        cores = worker_cores(site)
         driver = Driver(
             store=store,
             pools=pools,
-            book=OrderBook(store, config, spec, model_roles(config), folder, reference_path, cores),
+            book=OrderBook(store, config, spec, model_roles(config), folder, reference_path, cores["dft"]),
             recorder=Recorder(store, config.name, spec),
             decider=decider,
             folder=folder,
             lease=lease,
+            blocks=blocks,
             state=state,
             on_change=progress.on_change,
+            cores=cores,
+            tasks=kept_sums(swept.campaign.get("usage") or {}),
+            warned=dict(swept.campaign.get("warned") or {}),
         )
         progress.begin(config, folder, store, dict(pools.slots))
         with _signals(driver):
@@ -192,16 +201,17 @@ def _drive(
         raise
     finally:
         progress.end()
-        pools.close(cancel=True)
+        if pools is not None:
+            pools.close(cancel=True)
         if not lease.lost.is_set():
+            blocks.end(pools.blocks() if pools is not None else [], "its driver ended")
             _write_end(store, config.name, status, reason)
     return Outcome(folder, status, reason)
 
 
 def _write_end(store: CampaignStore, name: str, status: CampaignStatus, reason: str) -> None:
-    store.set_fields(
-        "campaigns", name, {"state": status.value, "reason": reason, "blocks": [], "updated": now()}
-    )
+    fields = {"state": status.value, "reason": reason, "updated": now()}
+    store.set_fields("campaigns", name, fields)
     store.log_event("campaign_" + status.value, reason)
 
 
@@ -231,94 +241,6 @@ def _signals(driver: Driver) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _holding(store: CampaignStore, name: str) -> Iterator[Heartbeat]:
-    """Hold the campaign's lease, renewed by a thread, and give it back."""
-    lease = acquire(store, name, ttl_s=LEASE_TTL_S)
-    try:
-        with Heartbeat(lease) as heartbeat:
-            yield heartbeat
-    finally:
-        lease.release()
-
-
-def _refuse_second_launch(folder: RunFolder) -> None:
-    name = folder.config().name
-    with folder.store() as store:
-        campaign, present = store.get("campaigns", name), holder(store, name)
-    if present is not None and present.is_live:
-        raise LeaseError(
-            f"campaign {name!r} is running: process {present.owner.pid} on {present.owner.host} drives it",
-            value=str(folder.path),
-            cure=f"look with `campaign status {folder.path}`, or launch with --run-dir elsewhere",
-        )
-    if campaign is not None:
-        raise LeaseError(
-            f"{folder.path} holds a campaign already ({campaign['state']})",
-            value=name,
-            cure=f"carry it on with `campaign resume {folder.path}`, or launch with --run-dir elsewhere",
-        )
-
-
-def _refuse_lost_store(config: CampaignConfig, folder: RunFolder) -> None:
-    """Refuse to begin anew where work was done: its store was lost, moved, or another one is named.
-
-    Raises:
-        StoreError: The run folder holds the campaign's work, the store does not hold the campaign.
-    """
-    if not any(next(place.glob("*"), None) for place in (folder.work, folder.models)):
-        return  # killed before its first task: there is nothing to lose
-    where, found = config.store.redacted()["uri"], None
-    if config.store.kind == "embedded":
-        where = embedded_path(config.store, folder.path)
-    if not isinstance(where, Path) or (where.exists() and where.stat().st_size):
-        with CampaignStore.open(_store_config(config), folder.path, read_only=True) as store:
-            found = store.get("campaigns", config.name)
-    if found is None:
-        raise StoreError(
-            f"the store of campaign {config.name!r} is not there, but its run folder holds work",
-            value=str(where),
-            cure="put the store back, or name it with --config; to begin anew, launch with another --run-dir",
-        )
-
-
-def _refuse_foreign_store(store: CampaignStore) -> None:
-    others = [one["_id"] for one in store.query("campaigns", fields=["_id", "run_dir"])]
-    if others:
-        raise ConfigError(
-            "the store holds a campaign already",
-            value=others[0],
-            cure="one store (file, or database and prefix) per campaign: resume that one, or name another",
-        )
-
-
-def _refuse_other_settings(campaign: dict[str, Any], settings_hash: str) -> None:
-    stored = campaign.get("settings_hash")
-    if stored and stored != settings_hash:
-        raise ConfigError(
-            "the label settings are not those the campaign was launched with",
-            value=settings_hash,
-            allowed=stored,
-            cure="restore the engine's version and options, or launch a new campaign",
-        )
-
-
-def _edited(old: CampaignConfig, new: CampaignConfig, origin: Path) -> CampaignConfig:
-    """Take over an edited configuration if it changes neither labels nor choices."""
-    new = _with_absolute_paths(new, origin.resolve().parent)
-    differing = changes(config_document(old), config_document(new))
-    if differing:
-        key, (before, after) = next(iter(differing.items()))
-        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
-        raise ConfigError(
-            f"{origin}: {key} changed from {before!r}{more}: it would change what the campaign's labels mean",
-            value=after,
-            allowed="changes of " + ", ".join(sorted(RESUMABLE)),
-            cure="undo the change, or launch a new campaign",
-        )
-    return new
-
-
 def _with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
     """Return the configuration with every path absolute: nothing relative is ever stored."""
 
@@ -339,12 +261,6 @@ def _with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
     if site != "local":
         site = absolute(site)
     return config.model_copy(update={"reference": reference, "store": store, "site": site})
-
-
-def _store_config(config: CampaignConfig) -> Any:
-    from campaign.run_folder import located_store
-
-    return located_store(config)
 
 
 def _write_campaign(
@@ -374,10 +290,3 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def _end_orphans(campaign: dict[str, Any]) -> None:
-    """End what a dead driver's pools left on this machine."""
-    from campaign.parallel.processes import end_orphans
-
-    end_orphans(campaign.get("blocks") or [], platform.node())

@@ -166,7 +166,7 @@ class Recorder:
         jobs = [_job_summary(job) | standing.get(key_of(job), {}) for job in flow["jobs"]]
         fields: dict[str, Any] = {
             "jobs": jobs,
-            "attempts": [*label["attempts"], _attempt(action, result, None)],
+            "attempts": [*label["attempts"], attempt_of(action, result, None)],
             "core_hours": label["core_hours"] + float(result.get("core_hours") or 0.0),
         }
         if all(job["state"] == LabelStatus.DONE for job in jobs):
@@ -188,7 +188,7 @@ class Recorder:
         """Note a failed try; queue the job again, or give the label up, as the policy for its cause says."""
         label = self._get("labels", action.label)
         failure = result["failure"]
-        attempts = [*label["attempts"], _attempt(action, result, failure)]
+        attempts = [*label["attempts"], attempt_of(action, result, failure)]
         causes, policies = causes_of(attempts, action.job, action.index), labels.policies()
         again = try_again(causes, policies, labels.max_attempts)
         outcome = LabelStatus.QUEUED if again else LabelStatus.FAILED
@@ -308,7 +308,10 @@ def _with_job_state(
     ]
 
 
-def _attempt(action: RunJob, result: Mapping[str, Any], failure: Mapping[str, Any] | None) -> dict[str, Any]:
+def attempt_of(
+    action: RunJob, result: Mapping[str, Any], failure: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the document of one try of a job."""
     return {
         "job": action.job,
         "index": action.index,

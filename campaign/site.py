@@ -206,6 +206,12 @@ def pools_with_workers(site: Site) -> tuple[str, ...]:
     return tuple(name for name in POOLS if isinstance(getattr(site.pools, name), PoolConfig))
 
 
+def worker_cores(site: Site) -> dict[str, int]:
+    """Return pool -> cores of one of its workers; 1 where others start them."""
+    pools = {name: getattr(site.pools, name) for name in POOLS}
+    return {n: one.cores_per_worker if isinstance(one, PoolConfig) else 1 for n, one in pools.items()}
+
+
 def size_pools(site: Site, cores: int, gpus: tuple[str, ...]) -> dict[str, PoolSize]:
     """Work out every `auto` of a local site. Pure.
 

@@ -19,14 +19,17 @@ Result = dict[str, Any]
 
 
 def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
-    """Add where and how long a task ran: `host`, `pid`, `seconds`."""
+    """Add where and how long a task ran: `host`, `pid`, `seconds`, `core_hours`."""
 
     @wraps(function)
     def run(task: Task) -> Result:
+        from flows.job_context import cores_held
+
         begin = time.monotonic()
         result = function(task)
-        where = {"host": socket.gethostname(), "pid": os.getpid(), "seconds": time.monotonic() - begin}
-        return {**where, **result}
+        seconds = time.monotonic() - begin
+        spent = {"seconds": seconds, "core_hours": seconds * cores_held() / 3600}
+        return {"host": socket.gethostname(), "pid": os.getpid(), **spent, **result}
 
     return run
 
