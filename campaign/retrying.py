@@ -105,7 +105,7 @@ def request_retry(run: Path, which: Which) -> str:
             number = len(retry_failed(store, which))
         finally:
             lease.release()
-    return f"{_labels(number)} wait again; `campaign resume {folder.path}` runs them"
+    return f"{_labels(number)} {_wait(number)} again; `campaign resume {folder.path}` runs them"
 
 
 def requested(folder: RunFolder) -> Iterator[tuple[Path, Which | None]]:
@@ -143,7 +143,9 @@ def retry_failed(store: CampaignStore, which: Which = Which()) -> list[str]:  # 
     if labels:
         causes = Counter((label.get("failure") or {}).get("cause") for label in labels)
         words = ", ".join(f"{cause} {number}" for cause, number in sorted(causes.items(), key=str))
-        store.log_event("retried", f"{_labels(len(labels))} wait again ({words})", **asdict(which))
+        store.log_event(
+            "retried", f"{_labels(len(labels))} {_wait(len(labels))} again ({words})", **asdict(which)
+        )
     return [label["_id"] for label in labels]
 
 
@@ -203,3 +205,7 @@ def _some(ids: Iterable[str]) -> list[str]:
 
 def _labels(number: int) -> str:
     return f"{number} failed label" + ("s" if number != 1 else "")
+
+
+def _wait(number: int) -> str:
+    return "wait" if number != 1 else "waits"
