@@ -132,28 +132,42 @@ def changed(
     return found
 
 
+@dataclass(frozen=True)
+class Remains:
+    """What is known of a dead driver's block."""
+
+    alive: bool = False
+    """Something of it was still there when it was looked for."""
+    started: float | None = None
+    """When its batch job began, as the batch system says [s since 1970]; None: it does not say."""
+    ended: float | None = None
+
+
 def ended_with_driver(
-    documents: Iterable[Document], alive: Mapping[str, bool], current: float
+    documents: Iterable[Document], remains: Mapping[str, Remains], current: float
 ) -> list[Document]:
     """Return dead drivers' blocks as ended, each at the time that is known best. Pure.
 
+    That is now for what was still there, what the batch system says of a job that is gone, and else when its driver
+    was last seen.
+
     Args:
         documents: All block documents.
-        alive: `_id` of blocks of batch systems -> whether their job was still there now, and was cancelled.
+        remains: `_id` -> what is known of those that did not end.
         current: Seconds since 1970.
     """
     every = list(documents)
     seen = last_seen(every)
-    return [
-        {
-            **one,
-            "state": "ended",
-            "ended": iso(current) if alive.get(one["_id"]) else (seen.get(one["epoch"]) or one["started"]),
-            "message": one["message"] or "its driver ended",
-        }
-        for one in every
-        if one["state"] != "ended"
-    ]
+    ended = []
+    for one in every:
+        if one["state"] != "ended":
+            found = remains.get(one["_id"], Remains())
+            started = one["started"] or iso(found.started)
+            moment = current if found.alive else found.ended
+            last = iso(moment) or max(filter(None, (seen.get(one["epoch"]), started)), default=None)
+            words = one["message"] or "its driver ended"
+            ended.append({**one, "state": "ended", "started": started, "ended": last, "message": words})
+    return ended
 
 
 def last_seen(documents: Iterable[Document]) -> dict[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,10 @@ PoolsOption = Annotated[
     str, typer.Option("--pools", help="Where tasks run: parsl, or processes or threads for small tests.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the final table.")]
+Detach = Annotated[
+    bool,
+    typer.Option("--detach", help="Return at once; the driver goes on, in batch jobs if the site says so."),
+]
 
 
 @app.command()
@@ -48,8 +53,7 @@ def validate(file: ConfigFile) -> None:
     """Check a campaign.yaml with everything it names, and print what a round will cost."""
     from campaign.validation import validate as check
 
-    for line in check(file):
-        typer.echo(line)
+    _print_lines(check(file))
 
 
 @app.command()
@@ -70,8 +74,14 @@ def launch(
     ] = None,
     pools: PoolsOption = "parsl",
     quiet: Quiet = False,
+    detach: Detach = False,
 ) -> None:
     """Start a campaign and work until it ends; Ctrl-C drains, a second one stops at once."""
+    if detach:
+        from campaign.detaching import launch_detached
+
+        _print_lines(launch_detached(file, run_dir=run_dir, pools=_pools(pools)))
+        return
     from campaign import launch as launching
 
     console, progress = _progress(quiet)
@@ -138,8 +148,14 @@ def resume(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed labels again.")] = False,
     pools: PoolsOption = "parsl",
     quiet: Quiet = False,
+    detach: Detach = False,
 ) -> None:
     """Carry a campaign on after a stop, a crash or a kill."""
+    if detach:
+        from campaign.detaching import resume_detached
+
+        _print_lines(resume_detached(run, config_file=config, pools=_pools(pools), retry=retry_failed))
+        return
     from campaign import launch as launching
 
     console, progress = _progress(quiet)
@@ -152,12 +168,13 @@ def status(
     run: Run, as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False
 ) -> None:
     """Show where a campaign is: funnel, labels, best so far, budgets."""
+    from campaign.driver_chain import describe_chain
     from campaign.run_folder import find_run
     from campaign.views.status import summary
 
     folder = find_run(run)
     with folder.store() as store:
-        found = summary(store, folder.config().name)
+        found = summary(store, folder.config().name) | {"batch": describe_chain(folder)}
     if as_json:
         _print_json(found)
         return
@@ -284,56 +301,17 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if _is_interrupt(error):
+        from campaign.cli_errors import is_interrupt, one_line
+
+        if is_interrupt(error):
             typer.echo("interrupted", err=True)
             sys.exit(130)
-        line = _one_line(error)
+        line = one_line(error)
         if line is None:
             raise
         typer.echo(f"error: {line}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Tell whether Ctrl-C is behind an error: a library that was just being imported turns it into one of its own."""
-    for _ in range(8):
-        if error is None or isinstance(error, KeyboardInterrupt | typer.Abort):
-            break
-        error = error.__cause__ or error.__context__
-    return error is not None and isinstance(error, KeyboardInterrupt | typer.Abort)
-
-
-def _one_line(error: Exception) -> str | None:
-    """Return what a user can cure as one line, None for anything that is a defect of this software."""
-    from campaign.errors import CampaignError
-    from flows.errors import FlowsError
-    from models.errors import ModelsError
-
-    if isinstance(error, CampaignError | FlowsError | ModelsError):
-        return error.one_line()
-    if isinstance(error, OSError):
-        return _file_trouble(error)
-    if hasattr(
-        error, "format_message"
-    ):  # the command line itself is wrong; typer's errors have no public base
-        context = getattr(error, "ctx", None)
-        command = getattr(context, "command_path", "campaign")
-        what = " ".join(str(error.format_message()).split()).rstrip(".")
-        return f"{what}; cure: see `{command} --help`"
-    return None
-
-
-def _file_trouble(error: OSError) -> str | None:
-    """Return what an error of the file system means, None if no file is concerned."""
-    import errno
-
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        where = f"; got {error.filename!r}" if error.filename else ""
-        return f"no space left on the device{where}; cure: free space, then `campaign resume`"
-    if not error.filename:
-        return None
-    return f"{error.strerror}; got {str(error.filename)!r}; cure: check the path and its permissions"
 
 
 def _pools(name: str) -> Any:
@@ -373,6 +351,11 @@ def _report(console: Console, outcome: Outcome, *, ranking: bool = False) -> Non
     console.print(f"look closer: campaign status {outcome.folder.path}", **plain)
     if outcome.status.value == "failed":
         raise typer.Exit(1)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _print_json(document: Any, indent: int | None = 2) -> None:

@@ -154,7 +154,7 @@ def check_embedded_store() -> list[Check]:
 
 def check_mongodb(uri: str) -> list[Check]:
     """Reach a MongoDB server, and see whether it takes a write."""
-    from campaign.storage.config import redact
+    from campaign.storage.credentials import redact
 
     def ping() -> str:
         import pymongo

@@ -111,6 +111,8 @@ class CampaignDocument(Document):
     and sums over tasks: number and seconds per kind, core-hours of those that are no label's jobs."""
     warned: dict[str, float] = {}
     """Budgets whose near end was told: name -> limit."""
+    durations: dict[str, Any] = {}
+    """What tasks that are no labels' jobs took, as sums by kind; see `campaign.durations`."""
     created: str
     stop_requested: str | None = None
     """`drain` or `now`, set by `campaign stop`."""
@@ -202,8 +204,10 @@ class LabelDocument(Document):
     jobs: list[dict[str, Any]] = []
     """Jobs of the flow in order: {uuid, index, name, parents, state, alone}."""
     attempts: list[dict[str, Any]] = []
-    """Every try of a job: job, index, cause and message (None on success), host, pid, started, ended, wall_seconds,
-    core_hours, the folder with its logs, and its cures."""
+    """Every try of a job: job, index, name, n_atoms of the label, cause and message (None on success), host, pid,
+    started, ended, wall_seconds, core_hours, the folder with its logs, its cures, how many geometries further it took a
+    relaxation (None where nobody could say), whether its block_ended, and whether it is forgiven: `machine` where the
+    machine cut it, true where a person asked for the label again."""
     result: dict[str, Any] | None = None
     """LabelDoc of the engine plus formation_energy_per_atom, e_above_hull [eV/atom] and stable."""
     failure: dict[str, Any] | None = None

@@ -8,11 +8,12 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from campaign.blocks import BlockBook
 from campaign.components import (
@@ -23,32 +24,42 @@ from campaign.components import (
     spec_of,
 )
 from campaign.config import CampaignConfig, config_document, config_hash, load_config, stored_config
+from campaign.config_paths import with_absolute_paths
 from campaign.decisions import Decider
 from campaign.documents import CampaignDocument, CampaignStatus, now
 from campaign.driver import Driver
-from campaign.errors import CampaignError
-from campaign.lease import Heartbeat, holding
+from campaign.errors import CampaignError, StoreUnreachableError
+from campaign.lease import Heartbeat, acquire
 from campaign.orders import OrderBook, model_roles
 from campaign.parallel.pooling import Pools
 from campaign.parallel.pools import PoolKind, open_pools
+from campaign.parallel.queues import campaign_identity
 from campaign.recording import Recorder
 from campaign.recover import recover_left
 from campaign.recovery import unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
-from campaign.refusals import (
-    refuse_changes,
-    refuse_foreign_store,
-    refuse_lost_store,
-    refuse_other_settings,
-    refuse_second_launch,
-)
+from campaign.refusals import refuse_changes, refuse_other_settings, refuse_second_launch
 from campaign.retrying import retry_failed
-from campaign.run_folder import RunFolder, default_run_folder, find_run, located_store, remove
+from campaign.run_folder import (
+    RunFolder,
+    default_run_folder,
+    find_run,
+    located_store,
+    private_files,
+    remove,
+)
 from campaign.site import load_site, worker_cores
+from campaign.storage.credentials import take_from_environment
+from campaign.storage.outages import Outage, Patience
 from campaign.store import CampaignStore
+from campaign.store_claims import claim_store, refuse_lost_store, refuse_other_campaign
+from campaign.task_times import TaskTimes
 from campaign.usage import kept_sums
 from campaign.validation import check_engine
 from campaign.views.progress import Progress
+
+if TYPE_CHECKING:
+    from campaign.references.entries import ReferenceSet
 
 LEASE_TTL_S = 30.0
 """A driver that has not renewed its lease for this long counts as dead [s]."""
@@ -66,6 +77,8 @@ class Outcome:
     folder: RunFolder
     status: CampaignStatus
     reason: str
+    interrupted_by: str = ""
+    """Name of the signal that asked the driver to stop, '' if none did."""
 
 
 def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress: Progress) -> Outcome:
@@ -74,30 +87,78 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
     Raises:
         CampaignError: Something the user has to cure; nothing stored is harmed.
     """
+    config, folder, reference = prepare_launch(config_file, run_dir)
+    take_from_environment(config.store.uri)
+    with held_store(config, folder) as (store, lease, patience):
+        folder.write_config(config)  # first: with it alone, resume can already do the rest
+        prepared = prepare_reference(reference, folder.path / "reference")
+        _write_campaign(store, config, folder, prepared, reference.summary())
+        return _drive(
+            store, lease, patience, config=config, folder=folder, pool_kind=pools, progress=progress
+        )
+
+
+def prepare_launch(config_file: Path, run_dir: Path | None) -> tuple[CampaignConfig, RunFolder, ReferenceSet]:
+    """Check all that a launch can fail at before anything is written.
+
+    Returns:
+        The configuration with absolute paths, the run folder, and the reference.
+
+    Raises:
+        CampaignError: Something the user has to cure.
+    """
+    from campaign.decisions import reference_phases
+
     config = load_config(config_file)
     base = config_file.resolve().parent
-    config = _with_absolute_paths(config, base)
+    config = with_absolute_paths(config, base)
     folder = RunFolder(run_dir.resolve()) if run_dir else default_run_folder(config_file, config)
     check_components(config)
     check_engine(config, load_site(config.site, base))
     if folder.config_file.exists():
         refuse_second_launch(folder)
     reference = reference_of(config, base)
-    from campaign.decisions import reference_phases
+    reference_phases(config, reference)
+    return config, folder, reference
 
-    reference_phases(config, reference)  # a reference that cannot serve is told before anything is written
-    with CampaignStore.open(located_store(config), folder.path) as store:
-        refuse_foreign_store(store)
+
+@contextmanager
+def held_store(
+    config: CampaignConfig, folder: RunFolder, launched: CampaignConfig | None = None
+) -> Iterator[tuple[CampaignStore, Heartbeat, Patience]]:
+    """Open a campaign's store, hold its lease, make the store and the run folder the campaign's own.
+
+    Args:
+        config: The configuration.
+        folder: The run folder; made if it is not there.
+        launched: What the campaign was launched with, if `config` is an edited one.
+
+    Yields:
+        The store, patient when its server is away; the lease; and how outages are borne.
+
+    Raises:
+        CampaignError: The store cannot be opened, or holds another campaign; another driver has the lease.
+    """
+    with (
+        private_files(),
+        CampaignStore.open(located_store(config), folder.path) as opened,
+        _holding(opened, config) as (lease, patience),
+    ):
+        if launched is not None and config.store != launched.store:
+            refuse_other_campaign(opened, launched)
+        claim_store(opened, config.name)
         folder.create()
-        with holding(store, config.name, LEASE_TTL_S) as lease:
-            folder.write_config(config)  # first: with it alone, resume can already do the rest
-            prepared = prepare_reference(reference, folder.path / "reference")
-            _write_campaign(store, config, folder, prepared, reference.summary())
-            return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
+        yield opened.patient(patience), lease, patience
 
 
 def resume(
-    run: Path, *, config_file: Path | None, pools: PoolKind, progress: Progress, retry: bool = False
+    run: Path,
+    *,
+    config_file: Path | None,
+    pools: PoolKind,
+    progress: Progress,
+    retry: bool = False,
+    grace_s: float = SIGTERM_GRACE_S,
 ) -> Outcome:
     """Carry a campaign on where its documents say it is.
 
@@ -107,34 +168,22 @@ def resume(
         pools: Kind of pools.
         progress: Where to report.
         retry: Also try the labels again that were given up.
+        grace_s: How long running tasks get after SIGTERM or SIGUSR1 [s].
 
     Raises:
         CampaignError: Something the user has to cure; nothing stored is harmed.
     """
-    folder = find_run(run)
-    edited = config_file or (run if run.is_file() and run.resolve() != folder.config_file else None)
+    config, folder, launched = prepare_resume(run, config_file)
     torn = folder.is_config_torn()
-    if edited is not None:
-        config = _with_absolute_paths(load_config(edited), edited.resolve().parent)
-        if not torn:
-            refuse_changes(config_document(folder.config()), config, edited)
-    else:
-        config = folder.config()
-    check_components(config)
-    check_engine(config, load_site(config.site, folder.path))
-    refuse_lost_store(config, folder)
-    folder.create()
-    with (
-        CampaignStore.open(located_store(config), folder.path) as store,
-        holding(store, config.name, LEASE_TTL_S) as lease,
-    ):
+    take_from_environment(config.store.uri)
+    with held_store(config, folder, launched) as (store, lease, patience):
         campaign = store.get("campaigns", config.name)
         if campaign is None:  # killed before the first write
             reference = reference_of(config, folder.path)
             prepared = prepare_reference(reference, folder.path / "reference")
             _write_campaign(store, config, folder, prepared, reference.summary())
         else:
-            refuse_changes(campaign["config"], config, edited or folder.config_file)
+            refuse_changes(campaign["config"], config, config_file or folder.config_file)
         remove(folder.stop_file)
         if torn:
             store.log_event("mended", f"{folder.config_file} was torn, and was written again")
@@ -143,40 +192,77 @@ def resume(
             retry_failed(store)
         document = stored_config(config)
         store.set_fields("campaigns", config.name, {"config": document, "config_hash": config_hash(config)})
-        return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
+        return _drive(
+            store,
+            lease,
+            patience,
+            config=config,
+            folder=folder,
+            pool_kind=pools,
+            progress=progress,
+            grace_s=grace_s,
+        )
+
+
+def prepare_resume(
+    run: Path, config_file: Path | None
+) -> tuple[CampaignConfig, RunFolder, CampaignConfig | None]:
+    """Check all that a resume can fail at before anything is written.
+
+    Returns:
+        The configuration, edits taken over; the run folder; what was launched, None where its file is torn and only
+        the edited one is left (the store then says whether it fits).
+
+    Raises:
+        CampaignError: Something the user has to cure.
+    """
+    folder = find_run(run)
+    edited = config_file or (run if run.is_file() and run.resolve() != folder.config_file else None)
+    launched = None if edited is not None and folder.is_config_torn() else folder.config()
+    if edited is None:
+        config = folder.config()
+    else:
+        config = with_absolute_paths(load_config(edited), edited.resolve().parent)
+        if launched is not None:
+            refuse_changes(config_document(launched), config, edited)
+    check_components(config)
+    check_engine(config, load_site(config.site, folder.path))
+    refuse_lost_store(config, folder)
+    return config, folder, launched
 
 
 def _drive(
     store: CampaignStore,
     lease: Heartbeat,
+    patience: Patience,
     *,
     config: CampaignConfig,
     folder: RunFolder,
     pool_kind: PoolKind,
     progress: Progress,
+    grace_s: float = SIGTERM_GRACE_S,
 ) -> Outcome:
     """Run the driver between the first and the last write of the campaign's document."""
-    swept = recover_left(store, folder, config)
+    recovered = recover_left(store, folder, config)
+    campaign, state = recovered.campaign, recovered.state
+    reference_path = campaign["reference"]["path"]
     settings, settings_hash = label_settings(config)
-    refuse_other_settings(swept.campaign, settings_hash)
-    spec, further = spec_of(config), follow_up_settings(config)
-    reference_path = swept.campaign["reference"]["path"]
-    reference = load_prepared(Path(reference_path))
+    refuse_other_settings(campaign, settings_hash)
+    spec = spec_of(config)
+    reference, further = load_prepared(Path(reference_path)), follow_up_settings(config)
     decider = Decider(store, config, spec, reference, settings, settings_hash, further)
-    state = swept.state
     for index, chosen in unmade_labels(state).items():
         state = decider.make_labels(index, chosen, state)
-    status, reason = CampaignStatus.STOPPED, "interrupted"
-    site = load_site(config.site, folder.path)
-    blocks = BlockBook(store, config.name, lease.lease.epoch)
+    site, identity = load_site(config.site, folder.path), campaign_identity(config.name, folder.path)
+    status, reason, signals = CampaignStatus.STOPPED, "interrupted", list[str]()
+    cores = worker_cores(site)
+    blocks, pools = BlockBook(store, config.name, lease.lease.epoch), None
     blocks.begin()
-    pools: Pools | None = None
     try:
-        pools = open_pools(site, folder.logs, pool_kind)
+        pools = open_pools(site, folder.logs, pool_kind, identity)
         blocks.look(pools.blocks())
-        running = {"state": "running", "reason": "", "settings_hash": settings_hash}
-        store.set_fields("campaigns", config.name, running)
-        cores = worker_cores(site)
+        begun = {"state": "running", "reason": "", "settings_hash": settings_hash}
+        store.set_fields("campaigns", config.name, begun)
         driver = Driver(
             store=store,
             pools=pools,
@@ -187,26 +273,34 @@ def _drive(
             lease=lease,
             blocks=blocks,
             state=state,
+            times=TaskTimes.of(store, config, campaign, cores["dft"]),
             on_change=progress.on_change,
             cores=cores,
-            tasks=kept_sums(swept.campaign.get("usage") or {}),
-            warned=dict(swept.campaign.get("warned") or {}),
+            tasks=kept_sums(campaign.get("usage") or {}),
+            warned=dict(campaign.get("warned") or {}),
         )
+        patience.leaving = driver.must_leave
+        patience.on_wait = lambda outage: progress.on_wait(outage, driver.kept, stopping=driver.stopping)
         progress.begin(config, folder, store, dict(pools.slots))
-        with _signals(driver):
+        with _signals(driver, grace_s) as signals:
             reason = driver.run()
         status = _final_status(driver, reason)
     except CampaignError as error:
         status, reason = CampaignStatus.FAILED, error.one_line()
+        patience.end()
         raise
     finally:
         progress.end()
-        if pools is not None:
-            pools.close(cancel=True)
+        _close(pools)
         if not lease.lost.is_set():
-            blocks.end(pools.blocks() if pools is not None else [], "its driver ended")
+            blocks.end(pools.blocks() if pools else [], "its driver ended")
             _write_end(store, config.name, status, reason)
-    return Outcome(folder, status, reason)
+    return Outcome(folder, status, reason, signals[0] if signals else "")
+
+
+def _close(pools: Pools | None) -> None:
+    if pools is not None:
+        pools.close(cancel=True)
 
 
 def _write_end(store: CampaignStore, name: str, status: CampaignStatus, reason: str) -> None:
@@ -222,45 +316,53 @@ def _final_status(driver: Driver, reason: str) -> CampaignStatus:
 
 
 @contextmanager
-def _signals(driver: Driver) -> Iterator[None]:
-    """First SIGINT or SIGTERM: drain; a second one, or the end of SIGTERM's grace: cancel what runs."""
+def _signals(driver: Driver, grace_s: float) -> Iterator[list[str]]:
+    """First SIGINT, SIGTERM or SIGUSR1: drain; a second one, or the end of the grace: cancel what runs.
+
+    Batch systems send SIGTERM, or SIGUSR1 if asked to, some time before they kill. Yields the names of the signals
+    that came.
+    """
+    received: list[str] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
 
     def on_signal(number: int, _frame: Any) -> None:
-        if number == signal.SIGTERM and driver.grace_s is None:
-            driver.grace_s = SIGTERM_GRACE_S
+        received.append(signal.Signals(number).name)
+        if number != signal.SIGINT and driver.grace_s is None:
+            driver.grace_s = grace_s
         driver.request_stop("now" if driver.stopping else "drain")
 
-    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    old = {number: signal.signal(number, on_signal) for number in numbers}
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, {signal.SIGUSR1}
+    )  # one that came during the start is dealt with now
     try:
-        yield
+        yield received
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
 
 
-def _with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
-    """Return the configuration with every path absolute: nothing relative is ever stored."""
+@contextmanager
+def _holding(store: CampaignStore, config: CampaignConfig) -> Iterator[tuple[Heartbeat, Patience]]:
+    """Hold the campaign's lease, renewed by a thread, and give it back; tell how its store's outages are borne."""
+    lease = acquire(store, config.name, ttl_s=LEASE_TTL_S)
+    try:
+        with Heartbeat(lease) as heartbeat:
+            limit_s = config.store.outage_hours * 3600
+            patience = Patience(limit_s=limit_s, guard=heartbeat.confirm)
+            patience.on_return = partial(_log_outage, store.patient(patience))
+            yield heartbeat, patience
+    finally:
+        with suppress(StoreUnreachableError):  # it expires by itself
+            lease.release()
 
-    def absolute(source: str) -> str:
-        if source.startswith("builtin:") or source.split(":", maxsplit=1)[0] == "materials-project":
-            return source
-        return str((base / Path(source).expanduser()).resolve())
 
-    reference = config.reference.model_copy(
-        update={
-            "crystals": tuple(map(absolute, config.reference.crystals)),
-            "hull": None if config.reference.hull is None else tuple(map(absolute, config.reference.hull)),
-        }
-    )
-    store, site = config.store, config.site
-    if store.path is not None:
-        store = store.model_copy(update={"path": (base / store.path.expanduser()).resolve()})
-    if site != "local":
-        site = absolute(site)
-    return config.model_copy(update={"reference": reference, "store": store, "site": site})
+def _log_outage(store: CampaignStore, outage: Outage) -> None:
+    message = f"the MongoDB server did not answer for {outage.seconds:.1f} s"
+    store.log_event("store_outage", message, seconds=round(outage.seconds, 1), where=outage.where)
 
 
 def _write_campaign(

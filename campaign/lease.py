@@ -3,10 +3,18 @@
 The lease is a document of its own (collection `meta`), so that no write of the campaign's documents can lose
 it. Every acquisition raises the epoch by one; whoever finds another epoch than its own has been replaced.
 Ages are measured by the store's clock (MongoDB's server's), so that hosts need not agree about the time.
+
+An outage of the store never loses a lease by itself. To take one is a conditional write to the same store, so while
+nobody reaches it nobody takes it, however long the heartbeat has been silent; once it answers again the holder's
+epoch tells whether somebody was faster. What an outage does is to leave open whose the campaign is (only our way to
+the server may be cut): therefore nothing is written after a silence longer than the time to live before a renewal
+has succeeded (`Heartbeat.confirm`, which the driver's store asks before each write), and nothing ends for a silence
+alone. The lease's own calls never wait for a server, so no thread is held by them for longer than one try.
 """
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import socket
@@ -19,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from campaign.errors import LeaseError, StoreError
+from campaign.errors import LeaseError, StoreError, StoreUnreachableError
 from campaign.storage.schema import META
 from campaign.store import CampaignStore
 
@@ -235,9 +243,18 @@ class Heartbeat:
             self._thread.join()
 
     def check(self) -> None:
-        """Raise LeaseError if the lease is lost, also when this process slept through its time to live.
+        """Raise LeaseError if the lease is known to be lost; a store that does not answer is no loss."""
+        with contextlib.suppress(StoreUnreachableError):
+            self.confirm()
 
-        The driver calls it before it writes: it costs no round trip to the store.
+    def confirm(self) -> None:
+        """Make sure that the lease is ours: renew it if this process was silent for longer than its time to live.
+
+        The driver's store asks it before each write; as a rule it costs no round trip.
+
+        Raises:
+            LeaseError: It is lost.
+            StoreUnreachableError: The store does not answer, so it cannot be known.
         """
         if not self.lost.is_set() and _clock() - self._renewed > self.lease.ttl_s:
             try:
@@ -254,12 +271,8 @@ class Heartbeat:
             except LeaseError as error:
                 self._lose(error)
                 return
-            except StoreError as error:
-                # The server may come back; until the lease expires nobody else can have taken it.
-                if _clock() - self._renewed > self.lease.ttl_s:
-                    what = f"the lease of {self.lease.campaign!r} could not be renewed: {error.one_line()}"
-                    self._lose(LeaseError(what, cure="see that the store answers, then resume"))
-                    return
+            except StoreError:  # tried again; what it means for the driver is told by its own calls
+                continue
 
     def _renew(self) -> None:
         asked = _clock()

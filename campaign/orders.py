@@ -177,16 +177,20 @@ class OrderBook:
             job for job in flow["jobs"] if job["uuid"] == action.job and job["index"] == action.index
         )
         attempts = (self.store.get("labels", action.label) or {}).get("attempts", [])
-        causes, policies = causes_of(attempts, action.job, action.index), self.config.labels.policies()
-        hours, memory_gb = self.config.labels.job_hours, self.config.labels.job_memory_gb
+        labels = self.config.labels
+        causes, policies = causes_of(attempts, action.job, action.index), labels.policies()
+        hours = allowance(labels.job_hours, Cure.MORE_TIME, causes, policies, labels.max_job_hours)
+        memory_gb = allowance(
+            labels.job_memory_gb, Cure.MORE_MEMORY, causes, policies, labels.max_job_memory_gb
+        )
         tries = sum((one["job"], one["index"]) == (action.job, action.index) for one in attempts)
         return {
             "job": record["job"],
             "upstream": gathered(record["parents"], self._outputs),
             "work_dir": str(self._job_folder(action)),
             "cures": [cure.value for cure in cures_for(causes, policies)],
-            "seconds": allowance(hours and hours * 3600, Cure.MORE_TIME, causes, policies),
-            "memory_gb": allowance(memory_gb, Cure.MORE_MEMORY, causes, policies),
+            "seconds": hours and hours * 3600,
+            "memory_gb": memory_gb,
             "about": self._about(action, record["name"], tries + 1, state),
         }
 

@@ -6,6 +6,7 @@ mends files; `findings` only reads.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.actions import Train
-from campaign.blocks import DRIVER
+from campaign.blocks import DRIVER, Remains
 from campaign.components import spec_of
 from campaign.config import CampaignConfig
 from campaign.documents import CampaignStatus, LabelStatus
@@ -22,11 +23,12 @@ from campaign.errors import RunNotFoundError
 from campaign.lease import Holder, holder, holding
 from campaign.mending import damaged_versions, forget_versions, mend_reference, reference_damage
 from campaign.parallel.fireworks_config import FireworksPoolConfig
+from campaign.parallel.queues import Job, campaign_identity
 from campaign.plan import Spec, plan
 from campaign.recovery import project, unmade_labels
 from campaign.retrying import requested
-from campaign.run_folder import RunFolder, find_run
-from campaign.site import load_site, worker_cores
+from campaign.run_folder import RunFolder, find_run, private_files
+from campaign.site import Site, load_site, worker_cores
 from campaign.state import CampaignState
 from campaign.store import CampaignStore
 from campaign.sweeping import Left, Sweep, decide, read_left, write
@@ -97,7 +99,7 @@ def recover(run: Path, *, dry_run: bool) -> Findings:
         found = findings(store, folder, config)
     if dry_run:
         return found
-    with folder.store(read_only=False) as store, holding(store, config.name):
+    with private_files(), folder.store(read_only=False) as store, holding(store, config.name):
         folder.create()
         recover_left(store, folder, config)
         folder.write_config(config)
@@ -113,8 +115,9 @@ def recover_left(store: CampaignStore, folder: RunFolder, config: CampaignConfig
     Raises:
         ReferenceDataError: The prepared reference is lost, and its sources have changed.
     """
-    alive = left_blocks(store.query("blocks", {"state": {"$ne": "ended"}}), end=True)
-    sweep = _decided(read_left(store, folder.work, alive), folder, config)
+    open_blocks = store.query("blocks", {"state": {"$ne": "ended"}})
+    remains = remains_of(open_blocks, folder, config, end=True)
+    sweep = _decided(read_left(store, folder.work, remains), folder, config)
     write(store, sweep)
     campaign = store.get("campaigns", config.name) or {}
     mended = [one for one in [mend_reference(config, folder, campaign)] if one]
@@ -126,23 +129,49 @@ def recover_left(store: CampaignStore, folder: RunFolder, config: CampaignConfig
     return Recovered(campaign, state, sweep, mended + [str(one.checkpoint) for one in lost])
 
 
-def left_blocks(documents: Iterable[Mapping[str, Any]], *, end: bool) -> dict[str, bool]:
-    """Return `_id` of each block that did not end -> whether something of it is still there; end it if asked.
+def remains_of(
+    documents: Iterable[Mapping[str, Any]], folder: RunFolder, config: CampaignConfig, *, end: bool
+) -> dict[str, Remains]:
+    """Return what is left of blocks that did not end; end it if asked.
 
-    Local processes are found by their marker, on this host only: elsewhere their wardens have ended them.
+    Local processes are found by their marker, on this host only: elsewhere their wardens have ended them. Jobs of
+    batch systems are found by their id and by their name, so that one is ended whose id was not stored yet.
+
+    Raises:
+        SiteError: A batch system that may hold jobs does not answer.
     """
-    from campaign.parallel.processes import MARKER, carrying, end_orphans
+    from campaign.parallel.orphans import end_orphans, find_orphans
 
-    here = platform.node()
-    alive = {}
-    every = [one for one in documents if one["state"] != "ended" and one["pool"] != DRIVER]
-    for one in every:
-        alive[one["_id"]] = (
-            one["host"] == here and bool(one["marker"]) and bool(carrying(MARKER, one["marker"]))
-        )
+    site, identity = load_site(config.site, folder.path), campaign_identity(config.name, folder.path)
+    every = [one for one in documents if one["pool"] != DRIVER]
+    jobs = _jobs_of(every, site)
+    orphans = find_orphans(every, site, identity, host=platform.node())
+    there = {(one.provider, one.id) for one in orphans}
     if end:
-        end_orphans(every, here)
-    return alive
+        end_orphans(orphans, site)
+    remains = {}
+    for one in every:
+        job = jobs.get((one["provider"], one["job_id"]))
+        alive = (one["provider"], one["marker"] if one["provider"] == "local" else one["job_id"]) in there
+        remains[one["_id"]] = Remains(alive, job.started if job else None, job.ended if job else None)
+    return remains
+
+
+def _jobs_of(documents: Iterable[Mapping[str, Any]], site: Site) -> dict[tuple[str, str], Job]:
+    """Return (batch system, id) -> job, of those that the batch systems still tell of and that are ours."""
+    from campaign.parallel.queues import QueueSilentError, open_queue
+
+    wanted: dict[str, dict[str, str]] = {}
+    for one in documents:
+        if one["provider"] not in {"local", "allocation"}:
+            wanted.setdefault(one["provider"], {})[one["job_id"]] = one["marker"]
+    found = {}
+    for provider, markers in wanted.items():
+        with contextlib.suppress(QueueSilentError):  # told by `find_orphans`
+            for name, job in open_queue(provider, site).jobs().items():
+                if name in markers and job.name.endswith(markers[name]):
+                    found[provider, name] = job
+    return found
 
 
 def findings(store: CampaignStore, folder: RunFolder, config: CampaignConfig) -> Findings:
@@ -160,8 +189,8 @@ def findings(store: CampaignStore, folder: RunFolder, config: CampaignConfig) ->
     driver = holder(store, config.name)
     live = driver is not None and driver.is_live
     open_blocks = list(store.query("blocks", {"state": {"$ne": "ended"}}))
-    alive = left_blocks(open_blocks, end=False)
-    left = read_left(store, folder.work, alive)
+    remains = {} if live else remains_of(open_blocks, folder, config, end=False)
+    left = read_left(store, folder.work, remains)
     sweep = Sweep() if live else _decided(left, folder, config)
     state, spec = project(store, campaign), spec_of(config)
     lost = damaged_versions(state, spec, _checksums(store))
@@ -173,9 +202,7 @@ def findings(store: CampaignStore, folder: RunFolder, config: CampaignConfig) ->
         live=live,
         claims=[_claim_words(names[name]) for name, _ in sweep.labels],
         results=[f"{names[label]['formula']}: {path}" for label, path in sweep.adopted],
-        blocks=[]
-        if live
-        else [_block_words(one, alive[one["_id"]]) for one in open_blocks if one["_id"] in alive],
+        blocks=[_block_words(one, remains[one["_id"]]) for one in open_blocks if one["_id"] in remains],
         candidates=[f"{name} -> {fields['state']}" for name, fields in sweep.candidates],
         labels=list(_open_labels(state)),
         rounds=[f"round {index}: {len(chosen)} chosen" for index, chosen in unmade_labels(state).items()],
@@ -214,9 +241,9 @@ def _claim_words(label: Mapping[str, Any]) -> str:
     return f"{label['formula']} (label {label['_id']}, {who}): running -> queued, {running} jobs"
 
 
-def _block_words(block: Mapping[str, Any], alive: bool) -> str:
+def _block_words(block: Mapping[str, Any], remains: Remains) -> str:
     what = f"{block['pool']} {block['block_id']}: {block['provider']} {block['job_id']} on {block['host']}"
-    return f"{what}, {block['state']}, {'still there' if alive else 'gone'}"
+    return f"{what}, {block['state']}, {'still there' if remains.alive else 'gone'}"
 
 
 def _open_labels(state: CampaignState) -> Iterator[str]:

@@ -17,8 +17,8 @@ from typing import Any
 
 from campaign.documents import CandidateStatus, LabelStatus
 from campaign.errors import QueryError
-from campaign.lease import acquire, holder
-from campaign.run_folder import RunFolder, find_run, remove, write_atomic
+from campaign.lease import holder, holding
+from campaign.run_folder import RunFolder, find_run, private_files, remove, write_atomic
 from campaign.store import CampaignStore
 
 REQUESTS = "retry-*.json"
@@ -99,12 +99,8 @@ def request_retry(run: Path, which: Which) -> str:
         file = f"retry-{time.time_ns()}-{os.getpid()}.json"
         write_atomic(folder.control / file, json.dumps(asdict(which)))
         return f"asked the driver of {name} to try {_labels(number)} again"
-    with folder.store(read_only=False) as store:
-        lease = acquire(store, name)
-        try:
-            number = len(retry_failed(store, which))
-        finally:
-            lease.release()
+    with private_files(), folder.store(read_only=False) as store, holding(store, name):
+        number = len(retry_failed(store, which))
     return f"{_labels(number)} {_wait(number)} again; `campaign resume {folder.path}` runs them"
 
 

@@ -7,7 +7,7 @@
   models/            checkpoints, one folder per version
   work/              one folder per label and job
   logs/              driver, pools, workers
-  control/           requests to the driver (`campaign stop`, `campaign retry`)
+  control/           requests to the driver (`campaign stop`, `campaign retry`), its batch jobs
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from campaign.config import CampaignConfig, config_document, load_config, parse_config
 from campaign.errors import ConfigError, RunNotFoundError, StoreFullError, StoreUnreachableError
+from campaign.storage.credentials import database_in
 from campaign.store import CampaignStore, StoreConfig
 
 FIRST_LINE = "# As launched, with every default. Edit your own file instead."
 LAST_LINE = "# The end of campaign.yaml: without this line the file was cut off."
 """Between them lies the configuration: YAML that was cut off may still be valid YAML, of another campaign."""
+
+PRIVATE = 0o077
+"""Permissions that no file of a campaign has: those of the group and of others."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,29 @@ class RunFolder:
         """Request of `campaign stop`."""
         return self.control / "stop.json"
 
+    @property
+    def driver_log(self) -> Path:
+        """What a driver in the background or in batch jobs prints."""
+        return self.logs / "driver.log"
+
+    @property
+    def chain_file(self) -> Path:
+        """Record of the driver's batch jobs (`campaign.driver_chain`)."""
+        return self.path / "control" / "driver.json"
+
+    @property
+    def chain_script(self) -> Path:
+        """Script of the driver's batch jobs."""
+        return self.path / "control" / "driver.sbatch"
+
     def create(self) -> None:
-        """Make the folders."""
+        """Make the folders, and close those to other users that are there: readers have the store's server."""
         for folder in (self.models, self.work, self.logs, self.stop_file.parent, self.path / "reference"):
             folder.mkdir(parents=True, exist_ok=True)
+        for place in (self.path, *self.path.glob("*"), *self.logs.glob("*")):
+            with contextlib.suppress(OSError):  # another user's: not ours to close
+                if not place.is_symlink():
+                    place.chmod(place.stat().st_mode & 0o700)
 
     def config(self) -> CampaignConfig:
         """Return the configuration as launched; where its file is torn, what an embedded store says of it.
@@ -138,14 +161,20 @@ class RunFolder:
         return "now" if mode == "now" else "drain"
 
 
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Let whatever is made in a `with` block, by this process or by those it starts, be its user's alone."""
+    old = os.umask(PRIVATE)
+    try:
+        yield
+    finally:
+        os.umask(old)
+
+
 def located_store(config: CampaignConfig) -> Any:
     """Return the store's configuration; a database that neither it nor the URI names is called as the campaign."""
     store = config.store
-    if (
-        store.kind == "mongodb"
-        and store.database is None
-        and not urlsplit(store.resolved_uri()).path.strip("/")
-    ):
+    if store.kind == "mongodb" and store.database is None and not database_in(store.resolved_uri()):
         return config.store.model_copy(update={"database": config.name})
     return config.store
 

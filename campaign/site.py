@@ -1,4 +1,4 @@
-"""One machine: how many workers each pool has, and what a worker needs before it starts.
+"""One site: a machine or a cluster, how many workers each pool has, and what a worker needs before it starts.
 
 A site file is YAML; every key is optional (the built-in site `local` is all of them left out)::
 
@@ -12,6 +12,16 @@ A site file is YAML; every key is optional (the built-in site `local` is all of 
       - source ~/dft/env.sh
     environment: {GPAW_SETUP_PATH: /opt/setups}
 
+On a cluster `provider` names the batch system, and `batch` and the pools say what a job asks for
+(`campaign.site_pools`; commented examples are in deploy/sites)::
+
+    provider: slurm
+    batch: {account: my_project, walltime: "12:00:00"}
+    pools:
+      gpu: {partition: gpu, gpus_per_node: 4, max_blocks: 2}
+      cpu: {provider: local, workers: 2}
+      dft: {partition: cpu, workers: 16, cores_per_worker: 8, max_blocks: 20}
+
 Pools: `gpu` samples and trains, `cpu` screens, `dft` runs the label engine, here or on the workers of a FireWorks
 LaunchPad (`campaign.parallel.fireworks_config`). Light: no torch, no parsl, no fireworks here.
 """
@@ -19,68 +29,32 @@ LaunchPad (`campaign.parallel.fireworks_config`). Light: no torch, no parsl, no 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from campaign.errors import SiteError
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig, located_launchpad
+from campaign.site_driver import DriverConfig
+from campaign.site_pools import (
+    PROVIDERS,
+    BatchKeys,
+    KubernetesKeys,
+    PoolConfig,
+    PoolsConfig,
+    Provider,
+    fault_of,
+    with_batch,
+)
+from campaign.site_sizes import PoolSize, batch_size, local_sizes
 
 POOLS = ("gpu", "cpu", "dft")
 """Names of the pools, in the order in which they are shown."""
-PROVIDERS = ("local",)
-"""What starts the workers; batch systems are added here and in `campaign.parallel.parsl_pools`."""
-
-Positive = Annotated[int, Field(ge=1)]
-
-
-class PoolConfig(BaseModel):
-    """One pool: workers of one resource shape, one task per worker at a time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["workers"] = Field(
-        default="workers",
-        description="workers, started by the site; for dft also fireworks, with other keys.",
-    )
-    workers: Positive | Literal["auto"] = Field(
-        default="auto", description="Tasks at a time; auto: from the machine."
-    )
-    cores_per_worker: Positive = Field(default=1, description="CPU cores (OpenMP threads) of one task.")
-    accelerators: Literal["auto"] | Annotated[int, Field(ge=0)] | tuple[str, ...] = Field(
-        default=0,
-        description="GPUs: a number, a list of ids, 'auto' (all that are seen), 0 for none; one per worker.",
-    )
-    memory_gb_per_worker: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Memory of one task in GB; fewer workers start where it does not suffice."
-    )
-
-
-def _kind_of(pool: object) -> str:
-    kind = pool.get("kind") if isinstance(pool, Mapping) else getattr(pool, "kind", None)
-    return "fireworks" if kind == "fireworks" else "workers"
-
-
-DftPoolConfig = Annotated[
-    Annotated[PoolConfig, Tag("workers")] | Annotated[FireworksPoolConfig, Tag("fireworks")],
-    Discriminator(_kind_of),
-]
-
-
-class PoolsConfig(BaseModel):
-    """The three pools of a site."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    gpu: PoolConfig = PoolConfig(accelerators="auto")
-    """Sampling, surrogate and training; runs on a CPU core where there is no GPU."""
-    cpu: PoolConfig = PoolConfig()
-    """Screening."""
-    dft: DftPoolConfig = PoolConfig()
-    """The label engine; `kind: fireworks` leaves it to a LaunchPad's workers."""
 
 
 class Site(BaseModel):
@@ -89,10 +63,27 @@ class Site(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(default="local", min_length=1, description="How reports call this machine.")
-    provider: Literal["local"] = Field(
-        default="local", description="What starts the workers: local (this machine)."
+    provider: Provider = Field(
+        default="local",
+        description="What starts the workers: this machine, a batch system, or (allocation) the Slurm job that the "
+        "driver itself runs in.",
     )
     pools: PoolsConfig = PoolsConfig()
+    batch: BatchKeys = Field(
+        default=BatchKeys(),
+        description="Keys of blocks that hold for every pool which does not give them itself.",
+    )
+    address: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="What the driver listens on for workers on other nodes: loopback, the name of an interface, or "
+        "an IP address; else the one address that leads to the batch system. Never all of them.",
+    )
+    kubernetes: KubernetesKeys | None = Field(
+        default=None, description="Where pods run (provider kubernetes)."
+    )
+    driver: DriverConfig | None = Field(
+        default=None, description="The batch job that `campaign launch --detach` lets the driver run in."
+    )
     worker_init: tuple[str, ...] = Field(
         default=(),
         description="Shell lines before the workers start ('module load ...'); one that fails is an error.",
@@ -104,23 +95,37 @@ class Site(BaseModel):
         "the pools above are then not used.",
     )
     start_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        default=25.0, description="How long the workers may take to start [s]."
+        default=25.0, description="How long local workers may take to start [s]."
     )
 
+    @model_validator(mode="after")
+    def _pools_agree(self) -> Self:
+        for name in POOLS:
+            pool = getattr(self.pools, name)
+            if not isinstance(pool, PoolConfig):
+                continue
+            fault = fault_of(name, with_batch(pool, self.batch, self.provider), pool.model_fields_set)
+            if fault:
+                raise PydanticCustomError("pools", "{fault}", {"fault": fault})
+            if "kubernetes" in (pool.provider, self.provider) and self.kubernetes is None:
+                raise PydanticCustomError("pools", "provider kubernetes needs `kubernetes: {{image: ...}}`")
+        return self
 
-class PoolSize(BaseModel):
-    """What a pool becomes on this machine, after every `auto` has been worked out."""
 
-    model_config = ConfigDict(frozen=True)
+class _Loader(yaml.SafeLoader):
+    """Reads 4:00:00 as it stands: YAML 1.1 takes it for a number to the base of 60."""
 
-    workers: int
-    """Tasks at a time."""
-    cores_per_worker: int
-    accelerators: tuple[str, ...] = ()
-    """One id per worker, for CUDA_VISIBLE_DEVICES; empty: no GPU."""
-    memory_gb_per_worker: float | None = None
-    rule: str = ""
-    """How the number was found, in words."""
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":int", ":float"))]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=e))(e[-+]?\d+)?$", re.I),
+    list("-+.0123456789"),
+)
 
 
 def load_site(value: str, base_dir: Path) -> Site:
@@ -142,7 +147,7 @@ def load_site(value: str, base_dir: Path) -> Site:
             cure=f"create {path}, or write site: local",
         )  # fmt: skip
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise SiteError(
             f"{path} cannot be read as YAML", value=" ".join(str(error).split()), cure="correct the file"
@@ -170,11 +175,16 @@ def _checked(document: Mapping[str, object], path: Path) -> Site:
             allowed = _fields_at(fault["loc"])
         elif "provider" in fault["loc"]:
             allowed = PROVIDERS
-        what = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
+        what = (
+            "unknown key"
+            if fault["type"] == "extra_forbidden"
+            else fault["msg"].removeprefix("Value error, ")
+        )
         more = f" ({error.error_count()} faults in all)" if error.error_count() > 1 else ""
         secret = "launchpad" in fault["loc"]  # may hold a password
+        hidden = secret or fault["type"] == "pools"  # where the value would be the whole file
         raise SiteError(
-            f"{path.name}: {place or 'site'}: {what}", value=None if secret else fault["input"], allowed=allowed,
+            f"{path.name}: {place or 'site'}: {what}", value=None if hidden else fault["input"], allowed=allowed,
             cure=f"correct {path}{more}",
         ) from error  # fmt: skip
 
@@ -192,6 +202,13 @@ def _known_words(document: object) -> set[str]:
 
 def _fields_at(place: tuple[int | str, ...]) -> list[str]:
     """Return the keys that are allowed beside the unknown key at `place`."""
+    blocks: dict[Any, type[BaseModel]] = {
+        "batch": BatchKeys,
+        "kubernetes": KubernetesKeys,
+        "driver": DriverConfig,
+    }
+    if place[0] in blocks and len(place) > 1:
+        return sorted(blocks[place[0]].model_fields)
     if place[:1] != ("pools",) or len(place) == 1:
         return sorted(Site.model_fields)
     if len(place) == 2:
@@ -207,22 +224,26 @@ def pools_with_workers(site: Site) -> tuple[str, ...]:
 
 
 def worker_cores(site: Site) -> dict[str, int]:
-    """Return pool -> cores of one of its workers; 1 where others start them."""
+    """Return pool -> cores of one task of it, all its ranks together; 1 where others start its workers."""
     pools = {name: getattr(site.pools, name) for name in POOLS}
-    return {n: one.cores_per_worker if isinstance(one, PoolConfig) else 1 for n, one in pools.items()}
+    return {
+        name: one.cores_per_worker * (one.ranks_per_task or 1) if isinstance(one, PoolConfig) else 1
+        for name, one in pools.items()
+    }
+
+
+def pool_of(site: Site, name: str) -> PoolConfig:
+    """Return a pool whose workers the site starts: with its provider, and with the site's keys of blocks."""
+    return with_batch(getattr(site.pools, name), site.batch, site.provider)
 
 
 def size_pools(site: Site, cores: int, gpus: tuple[str, ...]) -> dict[str, PoolSize]:
-    """Work out every `auto` of a local site. Pure.
-
-    The rule: one worker per GPU in `gpu`, or one worker on a CPU core where there is none; all cores for `dft`,
-    less one where there are more than two; a quarter of them for `cpu`; at least one worker everywhere. More
-    workers than cores on purpose: labels cost nearly everything, and the other pools mostly wait for them.
+    """Work out every `auto` of a site. Pure.
 
     Args:
         site: The site.
-        cores: CPU cores that may be used.
-        gpus: Ids of the CUDA devices that are seen.
+        cores: CPU cores of this machine that may be used.
+        gpus: Ids of the CUDA devices that are seen on this machine.
 
     Returns:
         Pool name -> size, of the pools whose workers the site starts.
@@ -230,60 +251,9 @@ def size_pools(site: Site, cores: int, gpus: tuple[str, ...]) -> dict[str, PoolS
     Raises:
         SiteError: More GPUs are asked for than there are, or more workers than GPUs.
     """
-    pools: dict[str, PoolConfig] = {name: getattr(site.pools, name) for name in pools_with_workers(site)}
-    devices = {name: _devices(name, pool, gpus) for name, pool in pools.items()}
-    # Cores that a pool's workers share; the GPUs' workers share none.
-    shared = {"gpu": 1, "dft": cores - (cores > 2), "cpu": cores // 4}
-    sizes = {}
-    for name, pool in pools.items():
-        if pool.workers == "auto":
-            workers = len(devices[name]) or max(1, shared[name] // pool.cores_per_worker)
-            rule = _rule(name, cores, devices[name])
-        else:
-            workers, rule = pool.workers, "as the site says"
-        if devices[name] and workers > len(devices[name]):
-            raise SiteError(
-                f"pool {name}: each worker needs a GPU of its own", value=f"{workers} workers",
-                allowed=f"at most {len(devices[name])} here", cure="write workers: auto",
-            )  # fmt: skip
-        sizes[name] = PoolSize(
-            workers=workers,
-            cores_per_worker=pool.cores_per_worker,
-            accelerators=devices[name][:workers],
-            memory_gb_per_worker=pool.memory_gb_per_worker,
-            rule=rule,
-        )
-    return sizes
-
-
-def _devices(name: str, pool: PoolConfig, gpus: tuple[str, ...]) -> tuple[str, ...]:
-    wanted = pool.accelerators
-    if wanted == "auto":
-        return gpus
-    if isinstance(wanted, tuple):
-        missing = [device for device in wanted if device not in gpus]
-        if missing:
-            raise SiteError(
-                f"pool {name}: these GPUs are not seen here", value=missing, allowed=list(gpus) or "none",
-                cure="correct `accelerators`, or write auto",
-            )  # fmt: skip
-        return wanted
-    if wanted > len(gpus):
-        raise SiteError(
-            f"pool {name}: not as many GPUs here", value=wanted, allowed=f"at most {len(gpus)}",
-            cure="write accelerators: auto, which also works without a GPU",
-        )  # fmt: skip
-    return gpus[:wanted]
-
-
-def _rule(name: str, cores: int, devices: tuple[str, ...]) -> str:
-    if devices:
-        return f"one worker per GPU ({', '.join(devices)})"
-    return {
-        "gpu": "no GPU seen: one worker on the CPU",
-        "dft": f"the {cores} cores, less one above two",
-        "cpu": f"a quarter of {cores} cores, at least one worker",
-    }[name]
+    pools = {name: pool_of(site, name) for name in pools_with_workers(site)}
+    here = local_sizes({n: pool for n, pool in pools.items() if pool.provider == "local"}, cores, gpus)
+    return {name: here[name] if name in here else batch_size(name, pool) for name, pool in pools.items()}
 
 
 def cores_available() -> int:

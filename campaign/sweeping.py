@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from campaign.actions import RunJob
-from campaign.blocks import ended_with_driver, last_seen
+from campaign.blocks import Remains, ended_with_driver, last_seen
 from campaign.documents import FINAL_LABEL, CandidateStatus, LabelStatus
+from campaign.failures import DRIVER
 from campaign.recording import attempt_of
 from campaign.store import CampaignStore
 
@@ -24,7 +25,7 @@ Update = tuple[str, Document]
 """`_id` and the fields to set."""
 
 JOB_LOST = "node_lost"
-"""Cause of a try that ended with its driver; it is forgiven, as the machine's fault is."""
+"""Cause of a try that ended with its driver; it is forgiven."""
 
 CANDIDATE_OF = {
     LabelStatus.QUEUED: CandidateStatus.SELECTED,
@@ -61,8 +62,8 @@ class Left:
     owned: Sequence[Document] = ()
     """Their labels: `_id`, `candidate_id`, `state`."""
     blocks: Sequence[Document] = ()
-    alive: Mapping[str, bool] = field(default_factory=dict)
-    """`_id` of a block that did not end -> whether something of it still ran."""
+    remains: Mapping[str, Remains] = field(default_factory=dict)
+    """`_id` of a block that did not end -> what is known of it."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,26 @@ class Sweep:
         }
 
 
-def read_left(store: CampaignStore, work: Path, alive: Mapping[str, bool]) -> Left:
+def read_left(store: CampaignStore, work: Path, remains: Mapping[str, Remains]) -> Left:
     """Read what a dead driver left.
 
     Args:
         store: The campaign's store.
         work: Folder of the jobs' folders.
-        alive: See `Left`.
+        remains: See `Left`.
     """
     states = {"$in": [LabelStatus.QUEUED.value, LabelStatus.RUNNING.value]}
-    fields = ["_id", "state", "formula", "candidate_id", "purpose", "jobs", "attempts", "core_hours"]
+    fields = [
+        "_id",
+        "state",
+        "formula",
+        "candidate_id",
+        "purpose",
+        "jobs",
+        "attempts",
+        "core_hours",
+        "structure",
+    ]
     labels = [one for one in store.query("labels", {"state": states}, fields=fields) if one.get("jobs")]
     unsettled = _unsettled(store)
     owned = store.query(
@@ -111,7 +122,7 @@ def read_left(store: CampaignStore, work: Path, alive: Mapping[str, bool]) -> Le
         unsettled=unsettled,
         owned=list(owned),
         blocks=list(store.query("blocks")),
-        alive=alive,
+        remains=remains,
     )
 
 
@@ -144,7 +155,7 @@ def decide(left: Left, *, cores: int | None, current: float) -> Sweep:
     return Sweep(
         labels=labels,
         candidates=_mended(left),
-        blocks=ended_with_driver(left.blocks, left.alive, current),
+        blocks=ended_with_driver(left.blocks, left.remains, current),
         adopted=[(label, trace.folder) for (label, *_), trace in left.traces.items() if trace.result],
     )
 
@@ -217,10 +228,8 @@ def _cut_off(label: Document, job: Document, trace: Trace, ended: float, cores: 
         "folder": trace.folder,
     }
     failure = {"cause": JOB_LOST, "message": "its driver ended"}
-    return {
-        **attempt_of(RunJob("", None, label["_id"], job["uuid"], job["index"]), result, failure),
-        "forgiven": True,
-    }
+    action = RunJob("", None, label["_id"], job["uuid"], job["index"])
+    return {**attempt_of(action, result, label, failure), "forgiven": DRIVER}
 
 
 def _set_back(label: Document, lost: Sequence[Document]) -> Document:
@@ -249,8 +258,8 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
-def sweep(store: CampaignStore, work: Path, *, cores: int | None, alive: Mapping[str, bool]) -> Sweep:
+def sweep(store: CampaignStore, work: Path, *, cores: int | None, remains: Mapping[str, Remains]) -> Sweep:
     """Read, decide and write; return what was written."""
-    done = decide(read_left(store, work, alive), cores=cores, current=time.time())
+    done = decide(read_left(store, work, remains), cores=cores, current=time.time())
     write(store, done)
     return done

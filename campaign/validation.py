@@ -67,7 +67,7 @@ def validate(file: Path) -> Iterator[str]:
         yield f"  set aside: {where}: {why}"
     spec = spec_of(config)
     load = expected_load(config, spec, reference)
-    slots = ", ".join(f"{name} {size.workers}" for name, size in site_sizes(site).items())
+    slots = ", ".join(f"{name} {size.slots}" for name, size in site_sizes(site).items())
     dft = site.pools.dft
     if isinstance(dft, FireworksPoolConfig):
         slots += f", dft {dft.slots} on FireWorks"

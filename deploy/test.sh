@@ -24,6 +24,14 @@ if ! { command -v abinit && command -v cp2k.psmp && command -v pw.x; } >/dev/nul
         echo "note: without ${codes[*]} (Debian) the tests of their engines are skipped" >&2
     fi
 fi
+# A real Slurm cluster on loopback for the tests of batch systems, which only root can start: 15 s.
+if ! { PATH=$PATH:/usr/sbin command -v slurmctld && PATH=$PATH:/usr/sbin command -v munged; } >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge
+    else
+        echo "note: without root and slurm-wlm munge (Debian) the tests on a Slurm cluster are skipped" >&2
+    fi
+fi
 
 # One thread each: two OpenMP threads on one contended core are ten times slower than one.
 export OMP_NUM_THREADS=1

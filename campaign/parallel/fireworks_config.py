@@ -48,7 +48,7 @@ class LaunchPadConfig(BaseModel):
 
     def where(self) -> str:
         """Return the LaunchPad's place without its password."""
-        from campaign.storage.config import redact
+        from campaign.storage.credentials import redact
 
         if self.uri_mode:
             return f"{redact(self.host)} ({self.name})"

@@ -8,7 +8,8 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
-from campaign.site import PoolSize, Site, cores_available, gpus_visible, size_pools
+from campaign.site import Site, cores_available, gpus_visible, size_pools
+from campaign.site_sizes import PoolSize
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ def status_view(
     table.add_column()
     if status["driver"] and not slots:
         table.add_row("driver", _driver_text(status["driver"]))
+    if status.get("batch"):
+        table.add_row("batch jobs", Text(status["batch"]))
     table.add_row(
         "candidates", "  ".join(f"{name} {counts[name]}" for name in FUNNEL if counts.get(name)) or "none yet"
     )

@@ -20,7 +20,7 @@ from pymatgen.core import Structure
 
 from flows.causes import BadGeometryError, IonicNotConvergedError, OutputParseError
 from flows.cures import STEPS, Cure
-from flows.job_context import cures, job_folder
+from flows.job_context import cures, job_folder, note_geometry
 from flows.job_files import write_json
 from flows.registry import ENGINES, build
 from flows.schemas import Calculation
@@ -196,6 +196,8 @@ class _Progress:
         return made
 
     def _note(self, atoms: Any) -> None:
+        if self._latest is not None:
+            note_geometry()
         coords = atoms.get_scaled_positions(wrap=False)
         self._latest = Structure(atoms.cell[:], atoms.get_chemical_symbols(), coords)
         if time.monotonic() - self._saved >= SAVE_PERIOD_S:

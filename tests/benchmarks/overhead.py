@@ -119,6 +119,7 @@ def _driver(folder: Path, pools: Any) -> Any:
     from campaign.recovery import project
     from campaign.references.catalogue import load_prepared, prepare_reference, read_reference
     from campaign.run_folder import RunFolder
+    from campaign.task_times import TaskTimes
 
     config, run = _config(), RunFolder(folder / "overhead")
     run.create()
@@ -144,6 +145,7 @@ def _driver(folder: Path, pools: Any) -> Any:
         folder=run,
         lease=_NoLease(),
         state=project(store, document),
+        times=TaskTimes.of(store, config, document),
         on_change=lambda state, busy: None,
     )
 

@@ -38,7 +38,7 @@ def _measure(number: int) -> dict[str, object]:
         begin = time.perf_counter()
         config = folder.config()
         with folder.store(read_only=False) as store:
-            sweep(store, folder.work, cores=1, alive={})
+            sweep(store, folder.work, cores=1, remains={})
             state = project(store, store.get("campaigns", config.name) or {})
             plan(state, spec_of(config), {"gpu": 1, "cpu": 1, "dft": 1}, set())
             resumed = time.perf_counter() - begin

@@ -18,10 +18,12 @@ from campaign.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("command", ["validate", "launch"])
-def test_an_unreachable_mongodb_is_told_within_seconds(command: str, tmp_path: Path):
-    uri = f"mongodb://me:secret@127.0.0.1:{free_port()}/x"
+def test_an_unreachable_mongodb_is_told_within_seconds(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWAY_URI", f"mongodb://me:secret@127.0.0.1:{free_port()}/x")
     campaign("validate", written(tmp_path))  # Python's imports are not what is timed
-    file = written(tmp_path, store={"kind": "mongodb", "uri": uri})
+    file = written(tmp_path, store={"kind": "mongodb", "uri": "env:AWAY_URI"})
     begin = time.monotonic()
     line = campaign(command, file).error
     assert time.monotonic() - begin < 6

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mongo_server import MongoServer
 
-from campaign.blocks import DRIVER, BlockBook, ended_with_driver, iso, live_blocks
+from campaign.blocks import DRIVER, BlockBook, Remains, ended_with_driver, iso, live_blocks
 from campaign.config import StopConfig
 from campaign.parallel.pooling import Block
 from campaign.storage.config import StoreConfig
@@ -126,8 +126,8 @@ def test_blocks_of_a_dead_driver_count_until_they_ended(store):
     assert before == pytest.approx(2.0 + 2 * 2 * 2.0), (
         "nobody knows better than when the driver was last seen"
     )
-    alive = {one["_id"]: one["block_id"] == "0" for one in left if one["pool"] == "dft"}
-    for document in ended_with_driver(left, alive, 5 * HOUR):
+    remains = {one["_id"]: Remains(alive=one["block_id"] == "0") for one in left if one["pool"] == "dft"}
+    for document in ended_with_driver(left, remains, 5 * HOUR):
         store.put("blocks", document)
     after = list(store.query("blocks"))
     assert {one["state"] for one in after} == {"ended"}
@@ -139,6 +139,18 @@ def test_blocks_of_a_dead_driver_count_until_they_ended(store):
     usage = total_usage({}, 0.0, following.documents(), clock())
     assert usage["node_hours"] == pytest.approx(16.0 + 5.0)
     assert ended_with_driver(after, {}, 9 * HOUR) == [], "ending them twice changes nothing"
+
+
+def test_a_job_that_the_batch_system_still_tells_of_counts_as_it_says(store):
+    """It was queued when its driver died, and ran for an hour before it noticed."""
+    dead = book(store, 1, Clock())
+    dead.look([batch(0, "queued")])
+    left = list(store.query("blocks"))
+    remains = {one["_id"]: Remains(started=3 * HOUR, ended=4 * HOUR) for one in left if one["pool"] == "dft"}
+    documents = ended_with_driver(left, remains, 9 * HOUR)
+    assert total_usage({}, 0.0, documents, None)["node_hours"] == pytest.approx(2.0)
+    unknown = ended_with_driver(left, {}, 9 * HOUR)
+    assert total_usage({}, 0.0, unknown, None)["node_hours"] == 0.0, "as far as anybody knows it never began"
 
 
 def test_live_blocks_are_counted_by_pool():

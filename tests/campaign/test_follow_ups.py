@@ -218,7 +218,7 @@ def test_a_resume_keeps_candidates_to_their_first_labels(
         (one, *_) = store.query("labels", {"purpose": "candidate"})
         # As where a crash falls between the write of a label and that of its candidate.
         store.set_fields("candidates", one["candidate_id"], {"state": "labelling"})
-        sweep(store, copy.work, cores=1, alive={})
+        sweep(store, copy.work, cores=1, remains={})
         candidate = store.get("candidates", one["candidate_id"])
         assert candidate is not None
         assert (candidate["state"], candidate["label_id"]) == ("labelled", one["_id"])

@@ -15,6 +15,7 @@ from mistakes import slow, wait_until
 from test_driver import Died, executions, labels_of, quiet, small_campaign
 
 from campaign.documents import LabelStatus
+from campaign.failures import causes_of
 from campaign.launch import launch
 from campaign.lease import acquire
 from campaign.recover import recover
@@ -160,8 +161,10 @@ def test_a_killed_driver_is_recovered_by_hand(tmp_path: Path, run: RunFolder):
 
 
 def label(**fields: Any) -> dict[str, Any]:
-    jobs = [{"uuid": "u", "index": 1, "state": "running"}, {"uuid": "v", "index": 1, "state": "done"}]
-    document = {"_id": "a", "state": "running", "jobs": jobs, "attempts": [], "core_hours": 1.0}
+    jobs = [{"uuid": name, "index": 1, "name": "relax", "parents": [], "state": state} for name, state in
+            (("u", "running"), ("v", "done"))]  # fmt: skip
+    document = {"_id": "a", "state": "running", "jobs": jobs, "attempts": [], "core_hours": 1.0,
+                "structure": {"sites": [{}, {}]}}  # fmt: skip
     return {**document, **fields}
 
 
@@ -186,8 +189,9 @@ def test_a_try_that_its_driver_took_along_is_paid_for_and_forgiven():
     [attempt] = found["attempts"]
     assert attempt["core_hours"] == pytest.approx(2.0 * 4), "from its begin until its driver was last seen"
     assert found["core_hours"] == pytest.approx(9.0)
-    assert (attempt["cause"], attempt["forgiven"]) == ("node_lost", True)
-    assert attempt["folder"] == "f"
+    assert (attempt["cause"], attempt["forgiven"]) == ("node_lost", "driver")
+    assert (attempt["folder"], attempt["name"], attempt["n_atoms"]) == ("f", "relax", 2)
+    assert causes_of(found["attempts"], "u", 1) == []
 
 
 @pytest.mark.parametrize(

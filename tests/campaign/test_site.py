@@ -36,7 +36,7 @@ def test_a_site_file_is_read_beside_the_campaign(tmp_path: Path) -> None:
     [
         ("pools: {dft: {worker: 3}}", ["pools.dft.worker: unknown key", "workers", "cores_per_worker"]),
         ("pools: {fft: {workers: 3}}", ["pools.fft: unknown key", "allowed: cpu, dft, gpu"]),
-        ("provider: slurm", ["provider", "got 'slurm'", "allowed: local"]),
+        ("provider: sge", ["provider", "got 'sge'", "allowed: local, slurm"]),
         ("pools: {dft: {workers: 0}}", ["pools.dft.workers", "got 0"]),
         ("pools: {dft: {workers: many}}", ["pools.dft.workers", "got 'many'"]),
         ("parsl_config: my/config.py", ["parsl_config", "got 'my/config.py'"]),

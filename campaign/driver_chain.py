@@ -1,0 +1,261 @@
+"""The chain of batch jobs in which a campaign's driver runs: its record, and what of it Slurm knows.
+
+Each job drives the campaign until its walltime ends and has submitted its successor before it begins. The record
+`control/driver.json` names every job and says why there will be no further one. The jobs, `campaign launch --detach`
+and `campaign stop` change it, one at a time under a lock, so that none submits what another has just ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from campaign.documents import now
+from campaign.errors import SiteError
+from campaign.run_folder import RunFolder, write_atomic
+from campaign.site_driver import DriverConfig
+
+SHORT_LIVES = 3
+"""So many drivers in a row that died young end the chain."""
+
+STEADY_S = 60.0
+"""A driver that lived for so long did not die young [s]."""
+
+_COMMAND_TIMEOUT_S = 60
+
+End = Literal["", "walltime", "interrupted", "crashed", "over"]
+"""How a driver ended; '' while it runs, and for ever if it was killed."""
+
+
+class ChainJob(BaseModel):
+    """One batch job of the chain."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    submitted: str
+    began: str | None = None
+    steady: bool = False
+    """It lived for `STEADY_S`."""
+    end: End = ""
+
+
+class Chain(BaseModel):
+    """All batch jobs since the last `campaign launch --detach` or `campaign resume --detach`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    retry: bool = False
+    """The first job shall also try failed labels again."""
+    jobs: tuple[ChainJob, ...] = ()
+    ended: str | None = None
+    """Why no further job is submitted; None while the chain goes on."""
+
+    def with_job(self, job_id: str, **changes: object) -> Chain:
+        """Return the chain with one job changed, or added."""
+        known = {job.id: job for job in self.jobs}
+        job = known.get(job_id) or ChainJob(id=job_id, submitted=now())
+        known[job_id] = job.model_copy(update=changes)
+        return self.model_copy(update={"jobs": tuple(known.values())})
+
+    def before(self, job_id: str) -> tuple[ChainJob, ...]:
+        """Return the jobs that came before one."""
+        ids = [job.id for job in self.jobs]
+        return self.jobs[: ids.index(job_id)] if job_id in ids else self.jobs
+
+    def after(self, job_id: str) -> tuple[ChainJob, ...]:
+        """Return the jobs that come after one."""
+        return self.jobs[len(self.before(job_id)) + 1 :]
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of a job."""
+
+    state: str
+    """In full, such as PENDING, RUNNING, TIMEOUT."""
+    nodes: str
+    reason: str
+    """Why it waits."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it waits, runs or is just being ended."""
+        return self.state in {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "COMPLETING"}
+
+
+def read_chain(folder: RunFolder) -> Chain | None:
+    """Return the record of a campaign's chain, None if its driver never ran in batch jobs."""
+    try:
+        return Chain.model_validate_json(folder.chain_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def update_chain(folder: RunFolder, change: Callable[[Chain], Chain]) -> Chain:
+    """Change the record while nobody else does, and return it."""
+    with _locked(folder):
+        chain = change(read_chain(folder) or Chain())
+        write_atomic(folder.chain_file, chain.model_dump_json(indent=2) + "\n")
+    return chain
+
+
+@contextlib.contextmanager
+def _locked(folder: RunFolder) -> Iterator[None]:
+    folder.chain_file.parent.mkdir(parents=True, exist_ok=True)
+    with folder.chain_file.with_suffix(".lock").open("a") as handle:
+        with contextlib.suppress(OSError):  # a file system without locks: the record is still written whole
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def end_chain(folder: RunFolder, why: str, *, running: bool = False) -> list[str]:
+    """Let no further job be submitted and cancel those that wait; return their ids. A reason given before stays.
+
+    Args:
+        folder: The run folder.
+        why: The reason, for the record.
+        running: Cancel also what runs: for a driver that would not hear of the end otherwise.
+    """
+    chain = update_chain(folder, lambda old: old.model_copy(update={"ended": old.ended or why}))
+    states = job_states([job.id for job in chain.jobs])
+    needless = [i for i, found in states.items() if found.is_live and (running or found.state == "PENDING")]
+    cancel_jobs(needless)
+    return needless
+
+
+def died_young(chain: Chain, job_id: str) -> int:
+    """Return how many drivers in a row before a job ended early and for no good reason."""
+    number = 0
+    for job in reversed(chain.before(job_id)):
+        if job.steady or job.end in ("walltime", "interrupted", "over"):
+            break
+        number += 1
+    return number
+
+
+def live_jobs(folder: RunFolder) -> dict[str, JobState]:
+    """Return the jobs of the chain that wait or run."""
+    chain = read_chain(folder)
+    states = job_states([job.id for job in chain.jobs]) if chain else {}
+    return {job_id: found for job_id, found in states.items() if found.is_live}
+
+
+def describe_chain(folder: RunFolder) -> str | None:
+    """Return in words where the driver's batch jobs are, None if it never ran in any."""
+    chain = read_chain(folder)
+    if chain is None:
+        return None
+    if shutil.which("squeue") is None:
+        newest = chain.jobs[-1].id if chain.jobs else "none"
+        return f"newest job {newest}; there is no squeue here to ask"
+    parts = []
+    for job_id, found in live_jobs(folder).items():
+        where = f"waits ({found.reason})" if found.state == "PENDING" else f"runs on {found.nodes}"
+        parts.append(f"job {job_id} {where}")
+    if not parts:
+        newest = f"job {chain.jobs[-1].id} is over" if chain.jobs else "none"
+        parts.append(newest if chain.ended else f"{newest} and has no successor: see logs/driver.log")
+    return "; ".join(parts) + (f"; no further one: {chain.ended}" if chain.ended else "")
+
+
+def batch_script(
+    folder: RunFolder, name: str, driver: DriverConfig, command: Sequence[str], packages: str
+) -> str:
+    """Return the script of the driver's jobs. Pure.
+
+    Args:
+        folder: The run folder; the log is kept in it.
+        name: The campaign's name, which the job carries.
+        driver: The site's keys.
+        command: What drives the campaign.
+        packages: Folder of the three packages, '' where they are installed.
+    """
+    log = str(folder.driver_log).replace("%", "%%")  # % begins a pattern of Slurm's
+    asked = [
+        f"--job-name=campaign-{name}", f'--output="{log}"', "--open-mode=append", f'--chdir="{folder.path}"',
+        f"--signal=B:USR1@{driver.notice_s:.0f}", f"--time={driver.minutes}", "--nodes=1", "--ntasks=1",
+        f"--cpus-per-task={driver.cores}", "--no-requeue",  # the successor takes over, not the job again
+    ]  # fmt: skip
+    named = {"partition": driver.partition, "account": driver.account, "qos": driver.qos}
+    asked += [f"--{key}={value}" for key, value in named.items() if value is not None]
+    asked += [f"--mem={driver.memory_gb}G"] if driver.memory_gb else []
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in (*asked, *driver.scheduler_options))]
+    lines += ["set -e", *driver.worker_init]
+    if packages:
+        lines.append(f"export PYTHONPATH={shlex.quote(packages)}${{PYTHONPATH:+:$PYTHONPATH}}")
+    # exec: the notice goes to the process that the batch step began with
+    return "\n".join([*lines, f"exec {shlex.join(command)}"]) + "\n"
+
+
+def submit_job(folder: RunFolder, *, after: str | None = None) -> str:
+    """Submit the chain's script and return the job's id.
+
+    Args:
+        folder: The run folder.
+        after: Id of the job that has to be over first, however it ends.
+
+    Raises:
+        SiteError: Slurm refuses it.
+    """
+    order = [f"--dependency=afterany:{after}"] if after else []
+    return _slurm("sbatch", "--parsable", *order, str(folder.chain_script)).partition(";")[0]
+
+
+def job_states(job_ids: Sequence[str]) -> dict[str, JobState]:
+    """Return what Slurm still knows of some jobs; it forgets ended ones after minutes."""
+    if not job_ids or shutil.which("squeue") is None:
+        return {}
+    try:
+        rows = _slurm("squeue", "-h", "-t", "all", "-j", ",".join(job_ids), "-o", "%i|%T|%N|%r")
+    except SiteError:  # also the answer if it knows none of them
+        return {}
+    found = {}
+    for row in rows.splitlines():
+        job_id, state, nodes, reason = row.split("|", maxsplit=3)
+        found[job_id] = JobState(state, nodes, reason)
+    return found
+
+
+def cancel_jobs(job_ids: Sequence[str]) -> None:
+    """Cancel jobs; what is over already does not matter."""
+    if job_ids:
+        with contextlib.suppress(SiteError):
+            _slurm("scancel", *job_ids)
+
+
+def _outside_jobs() -> dict[str, str]:
+    """Return the environment without what tells of the job that this process runs in: it is none of the next one's."""
+    inside = ("SLURM_", "SBATCH_")
+    return {key: v for key, v in os.environ.items() if key == "SLURM_CONF" or not key.startswith(inside)}
+
+
+def _slurm(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMMAND_TIMEOUT_S,
+            env=_outside_jobs(),
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SiteError(
+            f"{command[0]} does not run here", value=str(error), cure="go where Slurm's commands are"
+        ) from error
+    if done.returncode:
+        words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise SiteError(
+            f"{command[0]} refuses", value=words, cure="correct the block `driver` of the site file"
+        )
+    return done.stdout.strip()

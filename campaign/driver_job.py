@@ -1,0 +1,166 @@
+"""What runs in a batch job of the driver: `python -m campaign.driver_job RUN POOLS`.
+
+It submits its successor, carries the campaign on, and cancels the successor when the campaign has ended. The successor
+waits for this job to be over however it ends, so a lost node or a kill does not break the chain. Shortly before the
+walltime ends Slurm sends SIGUSR1: the driver lets short tasks end and stops. Its pools end with it, blocks on the
+batch system too, as nobody could take the results of the tasks that run there; the successor repeats these tasks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from campaign.documents import CampaignStatus, now
+from campaign.driver_chain import (
+    SHORT_LIVES,
+    STEADY_S,
+    Chain,
+    End,
+    died_young,
+    end_chain,
+    job_states,
+    submit_job,
+    update_chain,
+)
+from campaign.errors import CampaignError, SiteError, StoreUnreachableError
+from campaign.launch import LEASE_TTL_S, Outcome, resume
+from campaign.lease import holder
+from campaign.parallel.pools import PoolKind
+from campaign.run_folder import RunFolder
+from campaign.site import load_site
+
+_WAIT_S = 3 * LEASE_TTL_S
+"""How long the lease of the driver before may take to expire [s]."""
+
+
+def main() -> None:
+    """Drive the campaign that the arguments name, as one job of its chain."""
+    folder, kind = RunFolder(Path(sys.argv[1])), sys.argv[2]
+    # Until the driver's loop handles it, the notice waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    sys.exit(_drive(folder, os.environ["SLURM_JOB_ID"], kind))  # type: ignore[arg-type]
+
+
+def _drive(folder: RunFolder, job_id: str, kind: PoolKind) -> int:
+    _say(f"driver of {folder.config().name} in batch job {job_id}")
+    chain = update_chain(folder, lambda old: old.with_job(job_id, began=now()))
+    ended = chain.ended or _why_not_begin(chain, job_id)
+    if ended:
+        return _end(folder, ended, event=chain.ended is None)
+    successor = _submit_successor(folder, job_id)
+    steady = threading.Timer(STEADY_S, update_chain, (folder, lambda old: old.with_job(job_id, steady=True)))
+    steady.daemon = True
+    steady.start()
+    end, ended = _carry_on(folder, job_id, kind, retry=chain.retry and len(chain.jobs) == 1)
+    steady.cancel()
+    update_chain(folder, lambda old: old.with_job(job_id, end=end))
+    if ended:
+        return _end(folder, ended, event=end == "crashed")
+    if successor is None:
+        successor = _submit_successor(folder, job_id)
+    _say(f"batch job {job_id} ends ({end}); job {successor or 'none'} carries on")
+    return 0
+
+
+def _why_not_begin(chain: Chain, job_id: str) -> str | None:
+    """Return why the chain has to end before this job drives."""
+    before = chain.before(job_id)
+    if before:
+        state = job_states([before[-1].id]).get(before[-1].id)
+        if state is not None and state.state == "CANCELLED":
+            return f"job {before[-1].id} was cancelled; `campaign resume --detach` begins again"
+    if died_young(chain, job_id) >= SHORT_LIVES:
+        return (
+            f"{SHORT_LIVES} drivers in a row died within {STEADY_S:.0f} s: see logs/driver.log, cure it, then "
+            "`campaign resume --detach`"
+        )
+    return None
+
+
+def _submit_successor(folder: RunFolder, job_id: str) -> str | None:
+    """Submit the next job unless the chain has been ended meanwhile; return its id."""
+
+    def submitted(old: Chain) -> Chain:
+        return old if old.ended or old.after(job_id) else old.with_job(submit_job(folder, after=job_id))
+
+    try:
+        after = update_chain(folder, submitted).after(job_id)
+    except SiteError as error:  # a limit on queued jobs, or a controller that restarts: at the end again
+        _say(f"no successor yet: {error.one_line()}")
+        return None
+    return after[-1].id if after else None
+
+
+def _carry_on(folder: RunFolder, job_id: str, kind: PoolKind, *, retry: bool) -> tuple[End, str | None]:
+    """Drive; return how the driver ended, and why the chain ends with it, if it does."""
+    from rich.console import Console
+
+    from campaign.views.progress import Progress
+
+    try:
+        site = load_site(folder.config().site, folder.path)
+        grace_s = site.driver.notice_s / 2 if site.driver else 0.0  # the other half is for ending the pools
+        _wait_for_lease(folder)
+        progress = Progress(Console())
+        outcome = resume(
+            folder.path, config_file=None, pools=kind, progress=progress, retry=retry, grace_s=grace_s
+        )
+    except StoreUnreachableError as error:  # may heal by itself
+        _say(f"error: {error.one_line()}")
+        return "crashed", None
+    except CampaignError as error:
+        _say(f"error: {error.one_line()}")
+        return "over", f"the driver failed: {error.one_line()}"
+    except Exception:
+        traceback.print_exc()
+        return "crashed", None
+    _say(f"campaign {outcome.status.value}: {outcome.reason}")
+    return _judged(outcome, job_id)
+
+
+def _judged(outcome: Outcome, job_id: str) -> tuple[End, str | None]:
+    if outcome.status is not CampaignStatus.STOPPED:
+        return "over", f"campaign {outcome.status.value}"
+    if outcome.interrupted_by == "SIGUSR1":
+        return "walltime", None
+    if not outcome.interrupted_by:
+        return "over", "stopped by `campaign stop`"
+    state = job_states([job_id]).get(job_id)
+    if state is not None and state.state == "CANCELLED":
+        return "over", f"job {job_id} was cancelled; `campaign resume --detach` begins again"
+    return "interrupted", None  # by the batch system: preempted, or the node is shut down
+
+
+def _wait_for_lease(folder: RunFolder) -> None:
+    """Wait until the lease of a driver that was killed on another machine has expired."""
+    name = folder.config().name
+    deadline = time.monotonic() + _WAIT_S
+    with folder.store() as store:
+        while (present := holder(store, name)) and present.is_live and time.monotonic() < deadline:
+            time.sleep(2)
+
+
+def _end(folder: RunFolder, why: str, *, event: bool) -> int:
+    """End the chain, and say so in the log and, if nothing else tells of it, in the events."""
+    cancelled = end_chain(folder, why)
+    _say(f"no further batch job: {why}" + (f"; cancelled {', '.join(cancelled)}" if cancelled else ""))
+    if event:
+        with suppress(CampaignError), folder.store(read_only=False) as store:
+            store.log_event("driver_chain_ended", why)
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{now()} {line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
