@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from campaign.errors import QueryError
 from campaign.lease import holder, holding
 from campaign.run_folder import RunFolder, find_run, private_files, remove, write_atomic
 from campaign.store import CampaignStore
+from flows.schemas import FailureCause
 
 REQUESTS = "retry-*.json"
 """Requests to the driver, in the run folder's `control/`."""
@@ -35,6 +36,11 @@ class Which:
     causes: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Everything that is named by its id."""
+        return self.candidates + self.labels
 
     def filter(self) -> dict[str, Any]:
         """Return what finds them in the store."""
@@ -170,28 +176,23 @@ def _checked(store: CampaignStore, which: Which) -> list[str]:
     fields = ["_id", "candidate_id", "failure.cause"]
     failed = list(store.query("labels", {"state": LabelStatus.FAILED.value}, fields=fields))
     causes = Counter((one.get("failure") or {}).get("cause") for one in failed)
-    there = {
-        "cause": [f"{cause} ({number})" for cause, number in sorted(causes.items(), key=str)],
-        "candidate": _some(one["candidate_id"] for one in failed),
-        "label": _some(one["_id"] for one in failed),
-    }
-    known = {
-        "cause": set(causes),
-        "candidate": {one["candidate_id"] for one in failed},
-        "label": {one["_id"] for one in failed},
-    }
-    asked = {"cause": which.causes, "candidate": which.candidates, "label": which.labels}
-    for kind, names in asked.items():
-        for name in names:
-            if name not in known[kind]:
-                of = {"cause": "of this cause", "candidate": "of this candidate", "label": "with this id"}[
-                    kind
-                ]
-                raise QueryError(
-                    f"no label {of} has failed", value=name, allowed=there[kind] or "none, no label has failed",
-                    cure="`campaign query RUN labels '{\"state\": \"failed\"}'` shows them",
-                )  # fmt: skip
+    if not failed and all(one in set(FailureCause) for one in which.causes) and not which.ids:
+        return []
+    told = [f"{cause} ({number})" for cause, number in sorted(causes.items(), key=str)]
+    candidates, labels = {one["candidate_id"] for one in failed}, {one["_id"] for one in failed}
+    _all_known("of this cause", which.causes, causes.keys(), told)
+    _all_known("of this candidate", which.candidates, candidates, _some(candidates))
+    _all_known("with this id", which.labels, labels, _some(labels))
     return [one["_id"] for one in store.query("labels", which.filter(), fields=["_id"])]
+
+
+def _all_known(what: str, names: Iterable[str], known: Collection[str], told: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise QueryError(
+                f"no label {what} has failed", value=name, allowed=told or "none, for no label has failed",
+                cure="`campaign query RUN labels '{\"state\": \"failed\"}'` shows them",
+            )  # fmt: skip
 
 
 def _some(ids: Iterable[str]) -> list[str]:

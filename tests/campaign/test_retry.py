@@ -60,7 +60,9 @@ def test_failed_labels_wait_again_and_resume_runs_them(failed: RunFolder):
     assert candidate["state"] == "selected"
     assert campaign("resume", failed.path, "--pools", "threads").code == 0
     assert len(labels_of(failed)) == 6
-    assert "nothing to try again" in campaign("retry", failed.path, "--failed").out
+    for options in (["--failed"], ["--cause", "walltime"]):
+        assert "nothing to try again" in campaign("retry", failed.path, *options).out
+    assert "no label has failed" in campaign("retry", failed.path, "--cause", "bad luck").error
 
 
 def test_labels_are_chosen_by_candidate_label_and_cause(failed: RunFolder):
