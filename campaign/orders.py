@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,12 +199,21 @@ class OrderBook:
         return self.folder.work / action.label / f"{action.job}-{action.index}"
 
     def lost_job(self, action: RunJob, waited_s: float) -> dict[str, Any]:
-        """Return what is known of a job whose worker came to an end: where it ran, and what it took."""
+        """Return what is known of a job whose worker came to an end: where it ran, and what it took.
+
+        Not all of the time since it was submitted: it may have waited in a queue of blocks, and never begun.
+        """
+        from flows.job_files import lock_state
+
+        folder = self._job_folder(action)
+        begun, _ = lock_state(folder)
+        ran_s = 0.0 if begun is None else max(0.0, time.time() - begun)
+        seconds = ran_s if ran_s <= waited_s else 0.0  # an earlier try began it, not this one
         return {
-            "folder": str(self._job_folder(action)),
+            "folder": str(folder),
             "ended": now(),
-            "wall_seconds": waited_s,
-            "core_hours": waited_s * self.cores_per_job / 3600,
+            "wall_seconds": seconds,
+            "core_hours": seconds * self.cores_per_job / 3600,
         }
 
     def _about(self, action: RunJob, name: str, attempt: int, state: CampaignState) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def _checked(store: CampaignStore, which: Which) -> list[str]:
         return []
     told = [f"{cause} ({number})" for cause, number in sorted(causes.items(), key=str)]
     candidates, labels = {one["candidate_id"] for one in failed}, {one["_id"] for one in failed}
-    _all_known("of this cause", which.causes, causes.keys(), told)
+    _all_known("of this cause", which.causes, {str(cause) for cause in causes}, told)
     _all_known("of this candidate", which.candidates, candidates, _some(candidates))
     _all_known("with this id", which.labels, labels, _some(labels))
     return [one["_id"] for one in store.query("labels", which.filter(), fields=["_id"])]
