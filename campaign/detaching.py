@@ -52,7 +52,7 @@ def resume_detached(run: Path, *, config_file: Path | None, pools: PoolKind, ret
     Raises:
         CampaignError: The campaign cannot be carried on, or its driver failed at once.
     """
-    config, folder = prepare_resume(run, config_file)
+    config, folder, _ = prepare_resume(run, config_file)
     _refuse_live_chain(folder, config.name)
     _refuse_live_driver(folder, config.name)
     driver = load_site(config.site, folder.path).driver

@@ -20,7 +20,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -289,6 +290,17 @@ class Heartbeat:
             self.lost.set()
             if self._on_lost is not None:
                 self._on_lost(reason)
+
+
+@contextmanager
+def holding(store: CampaignStore, name: str, ttl_s: float = DEFAULT_TTL_S) -> Iterator[Heartbeat]:
+    """Hold the campaign's lease, renewed by a thread, and give it back."""
+    lease = acquire(store, name, ttl_s=ttl_s)
+    try:
+        with Heartbeat(lease) as heartbeat:
+            yield heartbeat
+    finally:
+        lease.release()
 
 
 def _clock() -> float:

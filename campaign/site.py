@@ -224,6 +224,15 @@ def pools_with_workers(site: Site) -> tuple[str, ...]:
     return tuple(name for name in POOLS if isinstance(getattr(site.pools, name), PoolConfig))
 
 
+def worker_cores(site: Site) -> dict[str, int]:
+    """Return pool -> cores of one task of it, all its ranks together; 1 where others start its workers."""
+    pools = {name: getattr(site.pools, name) for name in POOLS}
+    return {
+        name: one.cores_per_worker * (one.ranks_per_task or 1) if isinstance(one, PoolConfig) else 1
+        for name, one in pools.items()
+    }
+
+
 def pool_of(site: Site, name: str) -> PoolConfig:
     """Return a pool whose workers the site starts: with its provider, and with the site's keys of blocks."""
     return with_batch(getattr(site.pools, name), site.batch, site.provider)

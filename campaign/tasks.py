@@ -19,11 +19,15 @@ Result = dict[str, Any]
 
 
 def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
-    """Add where and how long a task ran: `host`, `pid`, `seconds`. Where its block ends: `ok` false and `failure`."""
+    """Add where and how long a task ran: `host`, `pid`, `seconds`, `core_hours`.
+
+    Where its block ends: `ok` false and `failure`.
+    """
 
     @wraps(function)
     def run(task: Task) -> Result:
         from flows.causes import BlockEndedError, failure_of
+        from flows.job_context import cores_held
         from flows.job_limits import no_time_left, until_block_ends
 
         no_time = no_time_left()
@@ -38,8 +42,9 @@ def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
             result = {"ok": False, "failure": failure_of(error).model_dump(mode="json")}
             if no_time is not None:
                 result["seconds"] = 0.0
-        where = {"host": socket.gethostname(), "pid": os.getpid(), "seconds": time.monotonic() - begin}
-        return {**where, **result}
+        seconds = time.monotonic() - begin
+        spent = {"seconds": seconds, "core_hours": seconds * cores_held() / 3600}
+        return {"host": socket.gethostname(), "pid": os.getpid(), **spent, **result}
 
     return run
 
