@@ -106,7 +106,7 @@ def _drives(folder: RunFolder, name: str, pid: int) -> bool:
             present, campaign = holder(store, name), store.get("campaigns", name) or {}
     except CampaignError:  # the store is just being made
         return False
-    return present is not None and present.owner.pid == pid and campaign.get("state") == "running"
+    return present is not None and present.owner.pid == pid and campaign.get("epoch") == present.epoch
 
 
 def _error_in(folder: RunFolder, start: int) -> CampaignError:
