@@ -37,6 +37,7 @@ from campaign.errors import CampaignError, ConfigError
 from campaign.lease import Heartbeat, acquire
 from campaign.orders import OrderBook, model_roles
 from campaign.parallel.pools import PoolKind, open_pools
+from campaign.parallel.queues import campaign_identity
 from campaign.recording import Recorder
 from campaign.recovery import project, retry_failed, sweep, unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
@@ -47,7 +48,7 @@ from campaign.refusals import (
     refuse_second_launch,
 )
 from campaign.run_folder import RunFolder, default_run_folder, find_run, located_store
-from campaign.site import load_site
+from campaign.site import Site, load_site
 from campaign.site_pools import PoolConfig
 from campaign.store import CampaignStore
 from campaign.validation import check_engine
@@ -211,11 +212,12 @@ def _drive(
     state = project(store, campaign)
     for index, chosen in unmade_labels(state).items():
         state = decider.make_labels(index, chosen, state)
-    _end_orphans(campaign)
+    site, identity = load_site(config.site, folder.path), campaign_identity(config.name, folder.path)
+    _end_orphans(campaign, site, identity)
     status, reason, signals = CampaignStatus.STOPPED, "interrupted", list[str]()
-    site = load_site(config.site, folder.path)
-    cores = site.pools.dft.cores_per_worker if isinstance(site.pools.dft, PoolConfig) else 1
-    pools = open_pools(site, folder.logs, pool_kind)
+    dft = site.pools.dft
+    cores = dft.cores_per_worker * (dft.ranks_per_task or 1) if isinstance(dft, PoolConfig) else 1
+    pools = open_pools(site, folder.logs, pool_kind, identity)
     try:
         blocks = [block.document() for block in pools.blocks()]
         begun = {"state": "running", "reason": "", "settings_hash": settings_hash, "blocks": blocks}
@@ -367,8 +369,9 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _end_orphans(campaign: dict[str, Any]) -> None:
-    """End what a dead driver's pools left on this machine."""
-    from campaign.parallel.processes import end_orphans
+def _end_orphans(campaign: dict[str, Any], site: Site, identity: str) -> int:
+    """End what a dead driver's pools left on this machine and in batch systems."""
+    from campaign.parallel.orphans import end_orphans, find_orphans
 
-    end_orphans(campaign.get("blocks") or [], platform.node())
+    found = find_orphans(campaign.get("blocks") or [], site, identity, host=platform.node())
+    return end_orphans(found, site)

@@ -1,153 +1,45 @@
-"""Pools on Parsl: one HighThroughputExecutor per pool, watched, quiet, and gone when the driver is gone.
+"""Pools on Parsl: one executor per pool, watched, quiet, and gone when the driver is gone.
 
-What is done differently from Parsl's defaults, and why:
+What is done differently from Parsl's defaults, and why (more in `campaign.parallel.htex`):
 
 * `retries=0`: attempts are the driver's to count. No checkpoints: truth is in the campaign's store.
-* `address=127.0.0.1` for local workers: without it the executor listens on all interfaces.
-* Strategy `simple`, one block kept: a block that dies is replaced when there is work, and none is ended for
-  being idle. Parsl's own rule takes one failed block as the end of the executor; ours only blocks that never
-  started.
-* The interchange runs in a session of its own (Ctrl-C) and is bound to the driver's life; each block runs
-  under a warden (`campaign.parallel.processes`).
-* Interpreter and scripts are named by absolute path, so neither PATH nor an activated environment matters.
-* Parsl's log goes to `parsl.log` in the run's folder from INFO on, five files of 5 MB at most.
+* Strategy `none`: blocks are submitted, replaced and given back by `campaign.parallel.blocks`. Local pools are awaited
+  at the start; a batch queue may take hours, so nothing waits for it.
+* Parsl's log goes to `parsl.log` in the run's folder from INFO on, five files of 5 MB at most. Folders of logs and
+  scripts are the user's alone.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import importlib
-import importlib.util
-import itertools
 import logging
 import logging.handlers
-import os
-import platform
-import shlex
-import signal
-import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import parsl
 from parsl.concurrent import ParslPoolExecutor
 from parsl.config import Config
 from parsl.dataflow.dflow import DataFlowKernel
-from parsl.executors import HighThroughputExecutor
-from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
-from parsl.jobs.states import JobState, JobStatus
-from parsl.launchers import SimpleLauncher
-from parsl.providers import LocalProvider
 
 from campaign.errors import SiteError
-from campaign.parallel.pooling import Block, PoolLostError, relay, settle, site_sizes, worker_environment
-from campaign.parallel.processes import (
-    MARKER,
-    detached_command,
-    end_carrying,
-    new_marker,
-    warden_command,
-)
-from campaign.site import Site, pools_with_workers
+from campaign.parallel.addresses import listening_address
+from campaign.parallel.blocks import BlockKeeper
+from campaign.parallel.htex import PoolExecutor, executor_of
+from campaign.parallel.pooling import Block, PoolLostError, relay, settle, site_sizes
+from campaign.parallel.processes import MARKER, end_carrying, new_marker
+from campaign.parallel.providers import POLL_S, QueueBlocks, provider_of
+from campaign.parallel.queues import Queue, SubmissionError, Watched, open_queue
+from campaign.site import Site, pool_of, pools_with_workers
 from campaign.site_sizes import PoolSize
 
-if TYPE_CHECKING:
-    from parsl.executors.status_handling import BlockProviderExecutor
-
-HEARTBEAT_PERIOD_S = 3
-"""How often a manager looks after its workers: a dead one is reported within this time."""
-HEARTBEAT_THRESHOLD_S = 20
-"""Silence after which a manager counts as lost; workers on contended cores may be late by several seconds."""
-_POLL_S = 1.0
-_BLOCKS_WITHOUT_START = 3
-
-
-def packages_parent() -> Path:
-    """Return the folder that this process's `campaign`, and hopefully `models` and `flows`, come from."""
-    return Path(__file__).resolve().parents[2]
-
-
-def _worker_init(site: Site, size: PoolSize, marker: str) -> str:
-    """Return the shell lines that run before a block's manager; a line that fails ends the block."""
-    environment = {**worker_environment(size, site.environment), MARKER: marker}
-    lines = ["set -e", *site.worker_init]
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    parent = packages_parent()
-    if parent != Path(sysconfig.get_path("purelib")).resolve():
-        # A checkout: first on the path, lest another package called `models` is found. (site-packages itself
-        # must not come first: it would hide the standard library's modules behind old backports.)
-        lines.append(f"export PYTHONPATH={shlex.quote(str(parent))}${{PYTHONPATH:+:$PYTHONPATH}}")
-    return "\n".join(lines)
-
-
-class LocalBlocks(LocalProvider):
-    """Blocks on this machine: looked at every second, ended as a process group without needing `ps`."""
-
-    @property
-    def status_polling_interval(self) -> float:
-        """Seconds between two looks."""
-        return _POLL_S
-
-    def cancel(self, job_ids: Sequence[str]) -> list[bool]:
-        """End the blocks' process groups: the warden in each ends what the block started."""
-        for job_id in job_ids:
-            block = self.resources[job_id]
-            block["cancelled"] = True
-            with contextlib.suppress(OSError):
-                os.killpg(os.getpgid(block["remote_pid"]), signal.SIGTERM)
-        return [True for _ in job_ids]
-
-
-def blocks_that_never_start(executor: BlockProviderExecutor, status: dict[str, JobStatus]) -> None:
-    """Give an executor up only if its newest blocks all ended before a manager had answered.
-
-    `MISSING` is Parsl's state for that. One is enough if nothing ever ran; a block that worked and died is
-    replaced.
-    """
-    newest_first = sorted(status.items(), key=lambda item: -int(item[0]))
-    never = list(itertools.takewhile(lambda item: item[1].state == JobState.MISSING, newest_first))
-    if len(never) >= (1 if len(never) == len(newest_first) else _BLOCKS_WITHOUT_START):
-        last = never[0][1]
-        words = [last.stderr_summary, last.stdout_summary, last.message]
-        executor.set_bad_state_and_fail_all(RuntimeError(next((w for w in words if w), "no message")))
-
-
-def _executor(name: str, site: Site, size: PoolSize, marker: str, *, bind: bool) -> HighThroughputExecutor:
-    import parsl.executors.high_throughput as htex
-
-    scripts = Path(htex.__file__).parent
-    worker_pool = f"{sys.executable} -P {scripts / 'process_worker_pool.py'}"
-    return HighThroughputExecutor(
-        label=name,
-        address="127.0.0.1",
-        provider=LocalBlocks(
-            worker_init=_worker_init(site, size, marker),
-            launcher=SimpleLauncher(),
-            init_blocks=1,
-            min_blocks=1,
-            max_blocks=1,
-        ),
-        launch_cmd=warden_command(DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", worker_pool, 1)),
-        interchange_launch_cmd=detached_command(
-            [sys.executable, "-P", str(scripts / "interchange.py")], marker, bind=bind
-        ),
-        # The number of workers is ours to say; were this a real number of cores, Parsl would start fewer
-        # workers on a machine with fewer cores, and none on one with fewer than a single worker wants.
-        cores_per_worker=1e-3,
-        max_workers_per_node=size.workers,
-        mem_per_worker=size.memory_gb_per_worker,
-        available_accelerators=list(size.accelerators),
-        heartbeat_period=HEARTBEAT_PERIOD_S,
-        heartbeat_threshold=HEARTBEAT_THRESHOLD_S,
-        block_error_handler=blocks_that_never_start,
-        encrypted=True,
-    )
+_SETTLED_S = 1.5  # a task so old has been placed, if there is a place for it
 
 
 def _own_config(reference: str, names: Sequence[str]) -> Config:
@@ -172,36 +64,50 @@ def _own_config(reference: str, names: Sequence[str]) -> Config:
     return config
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A task that was submitted and is not done."""
+
+    pool: str
+    expected_s: float | None
+    submitted: float
+
+
 class ParslPools:
     """The site's pools on Parsl; start them from the driver's main thread.
 
     Args:
         site: The site.
         run_dir: Folder for logs and scripts: `<run_dir>/NNN` for each start, and `<run_dir>/parsl.log`.
+        identity: What the names of batch jobs say about whose they are (`queues.campaign_identity`).
 
     Raises:
-        SiteError: A pool cannot be sized, or does not start within the site's `start_timeout_s`.
+        SiteError: A pool cannot be sized, a local one does not start within the site's `start_timeout_s`, or a batch
+            system would not take its jobs.
     """
 
-    def __init__(self, site: Site, run_dir: Path) -> None:
+    def __init__(self, site: Site, run_dir: Path, identity: str = "none") -> None:
         run_dir = run_dir.resolve()
         run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.chmod(0o700)
         self.marker = new_marker()
         self._site, self._names = site, pools_with_workers(site)
         self._log = _log_to(run_dir / "parsl.log")
-        self._outstanding: dict[Future[Any], str] = {}
+        self._outstanding: dict[Future[Any], _Task] = {}
         self._lock = threading.Lock()
         self._lost: dict[str, str] = {}
         self._closed = threading.Event()
         self._oom_kills = _oom_kills()
-        # The kernel binds a process to the *thread* that started it: of use only from the main thread.
-        bind = threading.current_thread() is threading.main_thread()
         if site.parsl_config:
-            config = _own_config(site.parsl_config, self._names)
+            sizes, config = {}, _own_config(site.parsl_config, self._names)
         else:
-            executors = [_executor(n, site, s, self.marker, bind=bind) for n, s in site_sizes(site).items()]
-            config = Config(executors=executors, retries=0, strategy="simple", strategy_period=_POLL_S,
-                            max_idletime=1e9)  # fmt: skip
+            sizes = site_sizes(site)
+            config = Config(
+                executors=self._executors(sizes, identity, run_dir),
+                retries=0,
+                strategy="none",
+                strategy_period=POLL_S,
+            )
         config.run_dir, config.initialize_logging, config.usage_tracking = str(run_dir), False, 0
         try:
             self._kernel = DataFlowKernel(config)
@@ -210,22 +116,45 @@ class ParslPools:
             raise SiteError("Parsl does not start", value=f"{type(error).__name__}: {error}",
                             cure=f"see {run_dir / 'parsl.log'}") from error  # fmt: skip
         self._pools = {name: ParslPoolExecutor(dfk=self._kernel, executors=[name]) for name in self._names}
+        self._keepers = {
+            name: BlockKeeper(name, pool_of(site, name), size, self._kernel.executors[name], self.marker)
+            for name, size in sizes.items()
+        }
+        self.slots: Mapping[str, int] = {}
+        threading.Thread(target=self._watch, name="pools-watch", daemon=True).start()
         try:
-            self.slots: Mapping[str, int] = {name: self._await_pool(name) for name in self._names}
+            self.slots = {name: self._slots(name, sizes.get(name)) for name in self._names}
         except BaseException:
             self.close(cancel=True)
             raise
-        threading.Thread(target=self._watch, name="pools-watch", daemon=True).start()
+
+    def _executors(self, sizes: Mapping[str, PoolSize], identity: str, folder: Path) -> list[PoolExecutor]:
+        """Return the pools' executors, after their batch systems have been asked whether they take such jobs."""
+        # The kernel binds a process to the *thread* that started it: of use only from the main thread.
+        bind = threading.current_thread() is threading.main_thread()
+        queues: dict[str, Queue] = {}
+        executors = []
+        for name, size in sizes.items():
+            pool = pool_of(self._site, name)
+            queue = None
+            if size.provider != "local":
+                queues[size.provider] = queues.get(size.provider) or open_queue(size.provider, self._site)
+                queue = Watched(queues[size.provider], pool.poll_seconds)
+            provider = provider_of(
+                name, self._site, pool, size, identity=identity, marker=self.marker, queue=queue
+            )
+            if isinstance(provider, QueueBlocks):
+                _check(name, provider, folder)
+            address = listening_address(self._site.address, size.provider)
+            executors.append(
+                executor_of(name, size, provider, address=address, marker=self.marker, bind=bind)
+            )
+        return executors
 
     def submit(
-        self,
-        pool: str,
-        function: Callable[..., Any],
-        /,
-        *args: Any,
-        expected_s: float | None = None,  # noqa: ARG002
+        self, pool: str, function: Callable[..., Any], /, *args: Any, expected_s: float | None = None
     ) -> Future[Any]:
-        """Run `function(*args)` on a worker of `pool`.
+        """Run `function(*args)` on a worker of `pool`, on a block that lives for `expected_s` seconds yet.
 
         Raises:
             SiteError: The pool broke down as a whole.
@@ -236,18 +165,19 @@ class ParslPools:
             )
         future: Future[Any] = Future()
         with self._lock:
-            self._outstanding[future] = pool
+            self._outstanding[future] = _Task(pool, expected_s, time.monotonic())
         future.add_done_callback(self._forget)
-        relay(self._pools[pool].submit(function, *args), future, self._name_cause)
+        if pool in self._keepers:  # past Parsl's data flow, which passes no expected time on
+            needs = {} if expected_s is None else {"expected_s": expected_s}
+            given = self._kernel.executors[pool].submit(function, needs, *args)
+        else:
+            given = self._pools[pool].submit(function, *args)
+        relay(given, future, self._name_cause)
         return future
 
     def blocks(self) -> list[Block]:
-        """Return every block that was started."""
-        return [
-            Block(name, block, str(job), "local", platform.node(), self.marker)
-            for name in self._names
-            for block, job in dict(getattr(self._kernel.executors[name], "blocks_to_job_id", {})).items()
-        ]
+        """Return every block that was started, ended ones included."""
+        return [block for keeper in self._keepers.values() for block in keeper.blocks()]
 
     def close(self, cancel: bool) -> None:
         """End the pools: after all submitted tasks, or at once with the tasks' futures cancelled."""
@@ -262,6 +192,9 @@ class ParslPools:
             atexit.unregister(self._kernel.atexit_cleanup)
         else:
             self._kernel.cleanup()
+        for keeper in self._keepers.values():
+            if isinstance(keeper.executor.provider, QueueBlocks):
+                keeper.executor.provider.cancel_all()
         end_carrying(MARKER, self.marker)
         for future in list(self._outstanding):
             future.cancel()
@@ -281,18 +214,21 @@ class ParslPools:
             return memory
         return error
 
+    def _slots(self, name: str, size: PoolSize | None) -> int:
+        """Return how many tasks run at a time; local workers are waited for, and counted."""
+        if size is None:
+            return _slots_of(self._kernel.executors[name])
+        return size.slots if size.provider != "local" else self._await_pool(name)
+
     def _await_pool(self, name: str) -> int:
-        """Wait until the pool's workers answer; return how many there are."""
+        """Wait until a local pool's workers answer; return how many there are."""
         executor = self._kernel.executors[name]
-        if self._site.parsl_config or not isinstance(executor, HighThroughputExecutor):
-            return _slots_of(executor)  # a batch queue may take hours: nothing is waited for
         deadline = time.monotonic() + self._site.start_timeout_s
         folder = Path(self._kernel.run_dir)
         while time.monotonic() < deadline and executor.interchange_proc.poll() is None:
-            if executor.bad_state_is_set:
-                reason = " ".join(str(executor.executor_exception).split())
+            if name in self._lost:
                 raise SiteError(
-                    f"the workers of pool {name} do not start", value=reason[-400:],
+                    f"the workers of pool {name} do not start", value=self._lost[name],
                     cure=f"correct worker_init or environment of site {self._site.name}; logs: {folder}",
                 )  # fmt: skip
             managers = executor.connected_managers()
@@ -311,16 +247,48 @@ class ParslPools:
         )
 
     def _watch(self) -> None:
-        """Notice an interchange that died: Parsl does not, and its tasks would wait for ever."""
-        while not self._closed.wait(_POLL_S):
+        """Keep the blocks; notice an interchange that died: Parsl does not, and its tasks would wait for ever."""
+        while True:
             for name in self._names:
-                executor = self._kernel.executors[name]
-                process = getattr(executor, "interchange_proc", None)
-                if name in self._lost or process is None or process.poll() is None:
-                    continue
-                self._lost[name] = f"its interchange ended with code {process.returncode}"
-                for future in [f for f, pool in list(self._outstanding.items()) if pool == name]:
-                    settle(future, error=PoolLostError(f"pool {name}: {self._lost[name]}"))
+                if name not in self._lost and not self._closed.is_set():
+                    self._look_after(name)
+            if self._closed.wait(POLL_S):
+                return
+
+    def _look_after(self, name: str) -> None:
+        process = getattr(self._kernel.executors[name], "interchange_proc", None)
+        if process is not None and process.poll() is not None:
+            self._lose(name, f"its interchange ended with code {process.returncode}")
+        elif name in self._keepers:
+            settled = time.monotonic() - _SETTLED_S
+            with self._lock:
+                tasks = [task for task in self._outstanding.values() if task.pool == name]
+            keeper = self._keepers[name]
+            try:
+                keeper.step([task.expected_s for task in tasks if task.submitted < settled])
+            except Exception as error:
+                if self._closed.is_set():  # looked at while it was taken down
+                    return
+                logging.getLogger("parsl.campaign").exception("pool %s", name)
+                self._lose(name, f"its blocks cannot be looked after: {type(error).__name__}: {error}")
+            if keeper.given_up:
+                self._lose(name, f"its blocks do not start: {keeper.given_up}")
+
+    def _lose(self, name: str, why: str) -> None:
+        self._lost[name] = why
+        for future in [f for f, task in list(self._outstanding.items()) if task.pool == name]:
+            settle(future, error=PoolLostError(f"pool {name}: {why}"))
+
+
+def _check(name: str, provider: QueueBlocks, folder: Path) -> None:
+    try:
+        provider.check(folder)
+    except SubmissionError as error:
+        raise SiteError(
+            f"{provider.label} does not take jobs of pool {name}", value=str(error),
+            cure="start again once it answers" if error.passing else
+            f"correct partition, account or resources of pool {name}; the script is in {folder}",
+        ) from error  # fmt: skip
 
 
 def _slots_of(executor: Any) -> int:

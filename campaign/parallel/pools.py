@@ -40,13 +40,14 @@ _MEMORY_WORDS = ("out of memory", "cannot allocate memory", "bad_alloc", "unable
 _WALLTIME_WORDS = ("due to time limit", "exceeded walltime", "walltime limit")
 
 
-def open_pools(site: Site, run_dir: Path, kind: PoolKind = "parsl") -> Pools:
+def open_pools(site: Site, run_dir: Path, kind: PoolKind = "parsl", identity: str = "none") -> Pools:
     """Start the site's pools.
 
     Args:
         site: The site.
         run_dir: Folder for logs and scripts (created; made absolute).
         kind: `parsl` for campaigns; `processes` and `threads` for tests and very small machines.
+        identity: Whose batch jobs they are: `campaign.parallel.queues.campaign_identity`.
 
     Raises:
         SiteError: A pool cannot be sized or does not start, or the LaunchPad of a pool does not answer.
@@ -54,16 +55,16 @@ def open_pools(site: Site, run_dir: Path, kind: PoolKind = "parsl") -> Pools:
     if isinstance(site.pools.dft, FireworksPoolConfig):
         from campaign.parallel.fireworks_pool import FireworksPools
 
-        return FireworksPools(site.pools.dft, partial(_open_workers, site, run_dir, kind), run_dir)
-    return _open_workers(site, run_dir, kind)
+        return FireworksPools(site.pools.dft, partial(_open_workers, site, run_dir, kind, identity), run_dir)
+    return _open_workers(site, run_dir, kind, identity)
 
 
-def _open_workers(site: Site, run_dir: Path, kind: PoolKind) -> Pools:
+def _open_workers(site: Site, run_dir: Path, kind: PoolKind, identity: str) -> Pools:
     """Start the pools that have workers of their own."""
     if kind == "parsl":
         from campaign.parallel.parsl_pools import ParslPools
 
-        return ParslPools(site, run_dir)
+        return ParslPools(site, run_dir, identity)
     sizes = site_sizes(site)
     return ThreadPools(sizes) if kind == "threads" else ProcessPools(sizes, environment=site.environment)
 

@@ -4,10 +4,11 @@ Three means, from mild to strict:
 
 * Every process of a driver's pools carries an environment variable, `CAMPAIGN_POOLS=<marker>`. Whatever a
   task starts inherits it, so that all of them can be found again, after a crash too.
-* A **warden** (this file run with `warden`) stands over each local block of workers. Twice a second it looks
-  whether the driver is alive, ends everything the block started as soon as the driver or the block's manager
-  is gone, and ends programs that a dead worker left behind, so that a retried calculation never meets its own
-  orphan in the same folder.
+* A **warden** (this file run with `warden`) stands over each block of workers, on every node of it. Twice a second
+  it looks whether the driver is alive, ends everything the block started as soon as the driver or the block's
+  manager is gone, and ends programs that a dead worker left behind, so that a retried calculation never meets its
+  own orphan in the same folder. On other nodes the driver's process id means nothing: there the manager tells, which
+  ends when it hears nothing of the driver's side any more.
 * The process that passes tasks on (Parsl's interchange) starts **detached**: in its own session, deaf to
   Ctrl-C, and bound by the kernel (Linux: PR_SET_PDEATHSIG) to the driver's life.
 
@@ -22,6 +23,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -103,20 +105,6 @@ def end_carrying(variable: str, value: str, grace_s: float = 3.0) -> int:
     return count
 
 
-def end_orphans(blocks: Iterable[Mapping[str, object]], host: str) -> int:
-    """End what is left of an earlier driver's pools on this host.
-
-    Args:
-        blocks: `Pools.blocks()` as documents of that driver, as it was stored.
-        host: This host's name, as `platform.node()` gives it; blocks of other hosts are left alone.
-
-    Returns:
-        How many processes were found and ended.
-    """
-    markers = {str(block["marker"]) for block in blocks if block.get("host") == host and block.get("marker")}
-    return sum(end_carrying(MARKER, marker) for marker in sorted(markers))
-
-
 def die_with_parent(sign: int = signal.SIGTERM) -> None:
     """Have the kernel send `sign` to this process when the thread that started it ends (Linux only)."""
     _prctl(_PR_SET_PDEATHSIG, sign)
@@ -141,11 +129,17 @@ def detached_command(command: Sequence[str], marker: str, *, bind: bool) -> list
     return [sys.executable, "-P", __file__, "detached", *options, "--", *command]
 
 
-def warden_command(command: str) -> str:
-    """Return the shell words that run the shell words `command` under a warden for this driver."""
+def warden_command(command: str, *, here: bool = True) -> str:
+    """Return the shell words that run the shell words `command` under a warden.
+
+    Args:
+        command: What starts the block's manager.
+        here: It runs on this driver's machine, and so ends with the driver's process.
+    """
     me = psutil.Process()
-    words = f"-P {__file__} warden --driver-pid {me.pid} --driver-start {me.create_time():.2f}"
-    return f"exec {sys.executable} {words} -- {command}"
+    driver = f"--driver-pid {me.pid} --driver-start {me.create_time():.2f}" if here else "--driver-pid 0"
+    words = f"-P {shlex.quote(__file__)} warden {driver}"
+    return f"exec {shlex.quote(sys.executable)} {words} -- {command}"
 
 
 def _run_detached(command: Sequence[str], marker: str, driver_pid: int) -> None:
@@ -162,7 +156,18 @@ def _run_detached(command: Sequence[str], marker: str, driver_pid: int) -> None:
 
 
 def _run_warden(command: Sequence[str], driver_pid: int, driver_start: float, grace_s: float = 3.0) -> int:
-    """Run `command` until it ends, or its driver does; leave nothing of it behind; return its exit code."""
+    """Run `command` until it ends, or its driver does; leave nothing of it behind; return its exit code.
+
+    Args:
+        command: What starts the block's manager.
+        driver_pid: The driver's process id; 0 on another machine than the driver's.
+        driver_start: When that process started [s since 1970].
+        grace_s: How long everything may take to end by itself [s].
+    """
+
+    def driver_is_dead() -> bool:
+        return driver_pid != 0 and not alive(driver_pid, driver_start)
+
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -171,13 +176,13 @@ def _run_warden(command: Sequence[str], driver_pid: int, driver_start: float, gr
     block = new_marker()
     child = subprocess.Popen(command, env={**os.environ, BLOCK: block}, start_new_session=True)
     while child.poll() is None and not stop.wait(0.5):
-        if not alive(driver_pid, driver_start):
+        if driver_is_dead():
             break
         _end_adopted(child.pid)
     below = psutil.Process().children(recursive=True)
     end({*below, *carrying(BLOCK, block)}, grace_s)
     end_carrying(BLOCK, block, grace_s)
-    if not alive(driver_pid, driver_start):
+    if driver_is_dead():
         # Whatever else belongs to the dead driver; other wardens do the same, and any one of them suffices.
         marker = os.environ.get(MARKER)
         wardens_aside = (

@@ -19,12 +19,9 @@ from pool_tasks import add, describe, fail, nap, run_program
 from pool_waiting import pids_in, runs, until
 
 from campaign.errors import SiteError
-from campaign.parallel.parsl_pools import (
-    HEARTBEAT_PERIOD_S,
-    HEARTBEAT_THRESHOLD_S,
-    ParslPools,
-    packages_parent,
-)
+from campaign.parallel.block_script import packages_parent
+from campaign.parallel.htex import HEARTBEAT_PERIOD_S, HEARTBEAT_THRESHOLD_S
+from campaign.parallel.parsl_pools import ParslPools
 from campaign.parallel.pools import failure_cause
 from campaign.parallel.preflight import compare, preflight, probe
 from campaign.parallel.processes import MARKER, carrying

@@ -9,6 +9,7 @@ import pytest
 from pool_tasks import add, describe, fail, nap, run_program
 from pool_waiting import pids_in, runs, until
 
+from campaign.parallel.orphans import end_orphans, find_orphans
 from campaign.parallel.pooling import PoolLostError, worker_environment
 from campaign.parallel.pools import (
     ProcessPools,
@@ -16,8 +17,8 @@ from campaign.parallel.pools import (
     classify_exception,
     failure_cause,
 )
-from campaign.parallel.processes import MARKER, alive, carrying, end_carrying, end_orphans, new_marker
-from campaign.site import PoolSize
+from campaign.parallel.processes import MARKER, alive, carrying, end_carrying, new_marker
+from campaign.site import PoolSize, Site
 
 SIZES = {name: PoolSize(workers=n, cores_per_worker=1) for name, n in {"gpu": 1, "cpu": 2, "dft": 2}.items()}
 
@@ -107,9 +108,11 @@ def test_marked_processes_are_found_and_ended_also_the_stubborn() -> None:
     until(lambda: bool(carrying(MARKER, marker)), 10)
     started = psutil.Process(program.pid).create_time()
     try:
-        assert end_orphans([{"host": "elsewhere", "marker": marker}], host="here") == 0
+        assert find_orphans([{"host": "elsewhere", "marker": marker}], Site(), "none", host="here") == []
+        found = find_orphans([{"host": "here", "marker": marker}] * 2, Site(), "none", host="here")
+        assert {(orphan.provider, orphan.id) for orphan in found} == {("local", marker)}
         assert alive(program.pid, started)
-        assert end_orphans([{"host": "here", "marker": marker}] * 2, host="here") >= 1
+        assert end_orphans(found, Site()) >= 1
         until(lambda: not alive(program.pid, started), 5)
         assert other.poll() is None, "another driver's process"
     finally:
