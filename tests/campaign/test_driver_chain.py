@@ -48,7 +48,7 @@ def test_a_campaign_that_outlasts_a_walltime_is_carried_on_by_the_next_job(clust
     run = batch_campaign(tmp_path, walltime="1 min", labels=slow_labels(tmp_path, 5.0))
     cluster.wait_for(lambda: len(cluster.live_jobs()) == 2, 60)
     told = campaign("status", run.path).out
-    assert "runs on n" in told
+    assert f"job {chain_of(run).jobs[0].id} runs; " in told
     assert "(Dependency)" in told
     cluster.wait_for(lambda: chain_of(run).ended is not None and not cluster.live_jobs(), 170)
 
@@ -98,6 +98,7 @@ def test_a_killed_driver_is_succeeded_and_drivers_that_die_young_end_the_chain(c
     assert "no further one: 3 drivers" in " ".join(campaign("status", run.path).out.split())
 
 
+@pytest.mark.slow
 def test_a_cancelled_driver_is_not_succeeded(cluster, tmp_path):
     run = batch_campaign(tmp_path, labels=slow_labels(tmp_path, 0.5), stop={"rounds": 90})
     cluster.wait_for(lambda: len(executions(tmp_path)) > 0, 60)
