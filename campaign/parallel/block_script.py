@@ -54,10 +54,12 @@ def block_ends(pool: PoolConfig) -> list[str]:
     lines = [f"export {BLOCK_GRACE}={pool.grace:.0f}"]
     if pool.provider in ("slurm", "allocation"):
         lines += [
-            'block_end=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null || true)',
-            'block_end=$(date -d "${block_end:-unknown}" +%s 2>/dev/null'
+            'if [ -z "${SLURM_JOB_END_TIME:-}" ]; then',
+            '  block_end=$(timeout 20 squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null || true)',
+            '  SLURM_JOB_END_TIME=$(date -d "${block_end:-unknown}" +%s 2>/dev/null'
             f" || echo $(( $(date +%s) + {pool.walltime:.0f} )))",
-            f"export {BLOCK_ENDS}=${{SLURM_JOB_END_TIME:-$block_end}}",
+            "fi",
+            f"export {BLOCK_ENDS}=$SLURM_JOB_END_TIME",
         ]
     else:
         lines.append(f"export {BLOCK_ENDS}=$(( $(date +%s) + {pool.walltime:.0f} ))")
