@@ -86,14 +86,12 @@ def test_what_waits_in_the_queue_is_told_with_its_job_and_reason(cluster, tmp_pa
     monkeypatch.chdir(tmp_path)
     cluster.drain("n2")
     slurm_site(tmp_path)
-    ran = campaign("doctor", "--site", "cluster.yaml", "--wait", "0.3")
+    ran = campaign("doctor", "--site", "cluster.yaml", "--wait", "0.2")
     cluster.undrain("n2")
     assert ran.code == 1
     assert "pool dft: queued: job " in ran.err
     assert "waits (reason " in ran.err
-    words = " ".join(ran.out.split())
-    assert "no answer after" in words
-    assert "(node n1)" in words  # the other pool's answer is shown all the same
+    assert "no answer after" in " ".join(ran.out.split())
     cluster.wait_for(lambda: not cluster.live_jobs())
 
 
