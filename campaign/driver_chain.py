@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +24,8 @@ from campaign.parallel.slurm import SlurmQueue, clock
 from campaign.run_folder import RunFolder, write_atomic
 from campaign.site_driver import DriverConfig
 
-SHORT_LIVES = 3
-"""So many drivers in a row that died young end the chain."""
+VAIN_DRIVERS = 3
+"""So many drivers in a row that died young, or finished no task before their walltime, end the chain."""
 
 STEADY_S = 60.0
 """A driver that lived for so long did not die young [s]."""
@@ -44,6 +45,15 @@ class ChainJob(BaseModel):
     steady: bool = False
     """It lived for `STEADY_S`."""
     end: End = ""
+    tasks: int | None = None
+    """Tasks that ended while it drove; None if it was killed."""
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether it died young, or its walltime was too short for anything."""
+        if self.end == "walltime":
+            return self.tasks == 0
+        return not self.steady and self.end in ("", "crashed")
 
 
 class Chain(BaseModel):
@@ -114,14 +124,9 @@ def end_chain(folder: RunFolder, why: str, *, running: bool = False) -> list[str
     return needless
 
 
-def died_young(chain: Chain, job_id: str) -> int:
-    """Return how many drivers in a row before a job ended early and for no good reason."""
-    number = 0
-    for job in reversed(chain.before(job_id)):
-        if job.steady or job.end in ("walltime", "interrupted", "over"):
-            break
-        number += 1
-    return number
+def drivers_in_vain(chain: Chain, job_id: str) -> int:
+    """Return how many drivers in a row before a job were of no use."""
+    return sum(1 for _ in itertools.takewhile(lambda job: job.in_vain, reversed(chain.before(job_id))))
 
 
 def live_jobs(folder: RunFolder) -> dict[str, Job]:

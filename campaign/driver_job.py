@@ -19,11 +19,11 @@ from pathlib import Path
 
 from campaign.documents import CampaignStatus, now
 from campaign.driver_chain import (
-    SHORT_LIVES,
     STEADY_S,
+    VAIN_DRIVERS,
     Chain,
     End,
-    died_young,
+    drivers_in_vain,
     end_chain,
     submit_job,
     update_chain,
@@ -73,9 +73,11 @@ def _drive(folder: RunFolder, job_id: str, kind: PoolKind) -> int:
     steady = threading.Timer(STEADY_S, update_chain, (folder, lambda old: old.with_job(job_id, steady=True)))
     steady.daemon = True
     steady.start()
+    before = _tasks_done(folder)
     end, ended = _carry_on(folder, kind, retry=chain.retry and len(chain.jobs) == 1)
     steady.cancel()
-    update_chain(folder, lambda old: old.with_job(job_id, end=end))
+    done = _tasks_done(folder) - before
+    update_chain(folder, lambda old: old.with_job(job_id, end=end, tasks=done))
     if ended:
         return _end(folder, ended, event=end == "crashed")
     if successor is None:
@@ -89,10 +91,10 @@ def _why_not_begin(chain: Chain, job_id: str) -> str | None:
     before = chain.before(job_id)
     if before and was_cancelled(chain, before[-1].id):
         return f"job {before[-1].id} was cancelled; `campaign resume --detach` begins again"
-    if died_young(chain, job_id) >= SHORT_LIVES:
+    if drivers_in_vain(chain, job_id) >= VAIN_DRIVERS:
         return (
-            f"{SHORT_LIVES} drivers in a row died within {STEADY_S:.0f} s: see logs/driver.log, cure it, then "
-            "`campaign resume --detach`"
+            f"{VAIN_DRIVERS} drivers in a row died within {STEADY_S:.0f} s or finished no task before their walltime: "
+            "see logs/driver.log, cure it, then `campaign resume --detach`"
         )
     return None
 
@@ -149,6 +151,14 @@ def _judged(outcome: Outcome) -> tuple[End, str | None]:
         "interrupted",
         None,
     )  # preempted, or the node is shut down; if it was cancelled, the successor sees that
+
+
+def _tasks_done(folder: RunFolder) -> int:
+    """Return how many tasks of the campaign have ended so far; 0 where the store does not answer."""
+    with suppress(CampaignError), folder.store() as store:
+        campaign = store.get("campaigns", folder.config().name) or {}
+        return int(sum(n for key, n in (campaign.get("usage") or {}).items() if key.endswith("_tasks")))
+    return 0
 
 
 def _wait_for_lease(folder: RunFolder) -> None:

@@ -14,7 +14,7 @@ from slurm_cluster import SlurmCluster
 from test_detaching import slow_labels, state_of
 from test_driver import executions, labels_of, small_campaign
 
-from campaign.driver_chain import Chain, ChainJob, died_young, read_chain
+from campaign.driver_chain import Chain, ChainJob, drivers_in_vain, read_chain
 from campaign.run_folder import RunFolder
 
 
@@ -107,13 +107,15 @@ def test_a_cancelled_driver_is_not_succeeded(cluster, tmp_path):
     assert "was cancelled" in str(chain_of(run).ended)
 
 
-def test_drivers_that_ended_for_a_reason_do_not_count_as_dead():
+def test_drivers_that_got_somewhere_do_not_count_as_in_vain():
     crashed = [ChainJob(id=str(i), submitted="") for i in range(3)]
-    ended = crashed[2].model_copy(update={"end": "walltime"})
-    assert died_young(Chain(jobs=(*crashed, ChainJob(id="3", submitted=""))), "3") == 3
-    assert died_young(Chain(jobs=(*crashed[:2], ended, ChainJob(id="3", submitted=""))), "3") == 0
+    ended = crashed[2].model_copy(update={"end": "walltime", "tasks": 2})
+    assert drivers_in_vain(Chain(jobs=(*crashed, ChainJob(id="3", submitted=""))), "3") == 3
+    assert drivers_in_vain(Chain(jobs=(*crashed[:2], ended, ChainJob(id="3", submitted=""))), "3") == 0
+    too_short = ended.model_copy(update={"tasks": 0, "steady": True})
+    assert drivers_in_vain(Chain(jobs=(*crashed[:2], too_short)), "9") == 3
     steady = crashed[1].model_copy(update={"steady": True})
-    assert died_young(Chain(jobs=(crashed[0], steady, crashed[2])), "9") == 1
+    assert drivers_in_vain(Chain(jobs=(crashed[0], steady, crashed[2])), "9") == 1
 
 
 def test_the_record_is_json_that_people_can_read(tmp_path):
@@ -123,3 +125,24 @@ def test_the_record_is_json_that_people_can_read(tmp_path):
     assert json.loads(run.chain_file.read_text())["jobs"][0]["id"] == "12"
     run.chain_file.write_text("torn")
     assert read_chain(run) is None
+
+
+@pytest.mark.slow
+def test_a_driver_in_a_batch_job_labels_in_jobs_of_their_own_and_ends_them(cluster, tmp_path):
+    site = {
+        "provider": "slurm",
+        "address": "loopback",
+        "batch": {"walltime": "10 min", "partition": "main"},
+        "pools": {"dft": {"workers": 2, "cores_per_worker": 1}},
+        "driver": {"walltime": "30 min"},
+    }
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+    ran = campaign("launch", small_campaign(tmp_path, site="site.yaml"), "--detach")
+    assert ran.code == 0, ran.err
+    run = RunFolder(tmp_path / "small")
+    cluster.wait_for(lambda: chain_of(run).ended is not None and not cluster.live_jobs(), 170)
+    assert chain_of(run).ended == "campaign finished", run.driver_log.read_text()
+    chain = {job.id for job in chain_of(run).jobs}
+    blocks = [job for job in cluster.jobs() if job.id not in chain and "-dft-" in job.name]
+    assert blocks
+    assert len(labels_of(run)) == 6
