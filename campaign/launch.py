@@ -262,7 +262,7 @@ def _drive(
         pools = open_pools(site, folder.logs, pool_kind, identity)
         blocks.look(pools.blocks())
         begun = {"state": "running", "reason": "", "settings_hash": settings_hash}
-        store.set_fields("campaigns", config.name, begun)
+        store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
         driver = Driver(
             store=store,
             pools=pools,
