@@ -185,19 +185,19 @@ def fault_of(name: str, pool: PoolConfig, given: set[str]) -> str:
         given: The keys that the site file gives for this pool itself.
     """
     blocks_only = sorted(given & set(BatchKeys.model_fields))
-    if pool.provider == "local" and blocks_only:
-        return (
-            f"pool {name}: {', '.join(blocks_only)}: for blocks of a batch system, but this pool's provider "
-            "is local; set `provider`, or leave the keys out"
-        )
-    if pool.min_blocks > pool.max_blocks:
-        return f"pool {name}: min_blocks {pool.min_blocks} is more than max_blocks {pool.max_blocks}"
-    if pool.grace >= pool.walltime:
-        return f"pool {name}: grace_s {pool.grace:g} leaves nothing of the walltime, {pool.walltime:g} s"
-    if pool.ranks_per_task and pool.workers not in (1, "auto"):
-        return f"pool {name}: a task with ranks_per_task has a block for itself; write workers: 1"
-    if pool.ranks_per_task and pool.ranks_per_task % pool.nodes_per_block:
-        return (
-            f"pool {name}: {pool.ranks_per_task} ranks do not spread evenly over {pool.nodes_per_block} nodes"
-        )
-    return ""
+    ranks, nodes = pool.ranks_per_task or pool.nodes_per_block, pool.nodes_per_block
+    faults = {
+        f"{', '.join(blocks_only)}: for blocks of a batch system, but this pool's provider is local; set "
+        "`provider`, or leave the keys out": pool.provider == "local" and blocks_only,
+        "a block on kubernetes is one pod; leave out nodes_per_block": pool.provider == "kubernetes"
+        and nodes > 1,
+        f"min_blocks {pool.min_blocks} is more than max_blocks {pool.max_blocks}": pool.min_blocks
+        > pool.max_blocks,
+        f"grace_s {pool.grace:g} leaves nothing of the walltime, {pool.walltime:g} s": pool.grace
+        >= pool.walltime,
+        "a task with ranks_per_task has a block for itself; write workers: 1": pool.ranks_per_task
+        and pool.provider != "local"
+        and pool.workers not in (1, "auto"),
+        f"{ranks} ranks do not spread evenly over {nodes} nodes": ranks % nodes,
+    }
+    return next((f"pool {name}: {fault}" for fault, found in faults.items() if found), "")
