@@ -108,7 +108,7 @@ class Site(BaseModel):
             if fault:
                 raise PydanticCustomError("pools", "{fault}", {"fault": fault})
             if "kubernetes" in (pool.provider, self.provider) and self.kubernetes is None:
-                raise PydanticCustomError("pools", "provider kubernetes needs `kubernetes: {{image: ...}}`")
+                raise PydanticCustomError("pools", "provider kubernetes needs `kubernetes: {image: ...}`")
         return self
 
 
