@@ -106,6 +106,8 @@ class CampaignDocument(Document):
     """Hash of the label settings (flow, engine, options)."""
     blocks: list[dict[str, Any]] = []
     """Live blocks of the pools: pool, block, job id, process id."""
+    epoch: int = 0
+    """Number of the lease under which a driver last began to work, its pools being there."""
     usage: dict[str, float] = {}
     """Used so far: seconds per task kind, `core_hours`, `node_hours`, `wall_seconds`."""
     created: str

@@ -221,7 +221,7 @@ def _drive(
     try:
         blocks = [block.document() for block in pools.blocks()]
         begun = {"state": "running", "reason": "", "settings_hash": settings_hash, "blocks": blocks}
-        store.set_fields("campaigns", config.name, begun)
+        store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
         driver = Driver(
             store=store,
             pools=pools,
