@@ -62,7 +62,7 @@ class BatchKeys(BaseModel):
     gpus_per_node: Positive | None = Field(default=None, description="GPUs of a node.")
     walltime: Walltime = Field(
         default=14400.0,
-        description="How long a block lives: 4:00:00, 90 min or 4 h. A task that takes longer never ends.",
+        description="How long a block lives: 4:00:00, 90 min or 4 h. Longer than the longest task, best several times.",
     )
     grace_s: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
@@ -171,9 +171,17 @@ class PoolsConfig(BaseModel):
 
 
 def with_batch(pool: PoolConfig, batch: BatchKeys, provider: Provider) -> PoolConfig:
-    """Return the pool with its provider, and with the site's keys of blocks that it does not give itself."""
-    shared = {key: getattr(batch, key) for key in batch.model_fields_set - pool.model_fields_set}
-    return pool.model_copy(update={**shared, "provider": pool.provider or provider})
+    """Return the pool with its provider, and with the site's keys of blocks that it does not give itself.
+
+    On a batch system a pool that does not speak of accelerators uses the GPUs that it asks for.
+    """
+    shared: dict[str, object] = {
+        key: getattr(batch, key) for key in batch.model_fields_set - pool.model_fields_set
+    }
+    shared["provider"] = pool.provider or provider
+    if shared["provider"] != "local" and "accelerators" not in pool.model_fields_set:
+        shared["accelerators"] = "auto"
+    return pool.model_copy(update=shared)
 
 
 def fault_of(name: str, pool: PoolConfig, given: set[str]) -> str:

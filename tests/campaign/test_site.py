@@ -168,6 +168,7 @@ pools:
         ({"gpus_per_node": 2}, ("0", "1"), 2),
         ({"gres": "gpu:a100:4", "cores_per_worker": 8}, ("0", "1", "2", "3"), 32),
         ({"gres": "gpu:3"}, ("0", "1", "2"), 3),
+        ({"gres": "gpu:3", "accelerators": 0}, (), 1),
         ({"accelerators": 2}, ("0", "1"), 2),
         ({"accelerators": ["0,1", "2,3"], "gpus_per_node": 4}, ("0,1", "2,3"), 2),
         ({}, (), 1),
@@ -177,8 +178,7 @@ pools:
 def test_gpus_of_nodes_are_taken_as_written(
     pool: dict[str, object], devices: tuple[str, ...], cores: int
 ) -> None:
-    given = {"accelerators": "auto", **pool}
-    size = size_pools(Site.model_validate({"provider": "slurm", "pools": {"gpu": given}}), 2, ())["gpu"]
+    size = size_pools(Site.model_validate({"provider": "slurm", "pools": {"gpu": pool}}), 2, ())["gpu"]
     assert size.accelerators == devices
     assert size.workers == (len(devices) or cores // size.cores_per_worker)
     assert size.cores_per_node == cores
