@@ -82,7 +82,7 @@ class Site(BaseModel):
         default=None, description="Where pods run (provider kubernetes)."
     )
     driver: DriverConfig | None = Field(
-        default=None, description="The batch job that `campaign launch --detach` lets the driver run in."
+        default=None, description="The batch job that `campaign launch FILE --detach` lets the driver run in."
     )
     worker_init: tuple[str, ...] = Field(
         default=(),
