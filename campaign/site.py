@@ -83,7 +83,7 @@ class Site(BaseModel):
         default=None, description="Where pods run (provider kubernetes)."
     )
     driver: DriverConfig | None = Field(
-        default=None, description="The batch job that `campaign launch --detach` lets the driver run in."
+        default=None, description="The batch job that `campaign launch FILE --detach` lets the driver run in."
     )
     worker_init: tuple[str, ...] = Field(
         default=(),
@@ -109,7 +109,7 @@ class Site(BaseModel):
             if fault:
                 raise PydanticCustomError("pools", "{fault}", {"fault": fault})
             if "kubernetes" in (pool.provider, self.provider) and self.kubernetes is None:
-                raise PydanticCustomError("pools", "provider kubernetes needs `kubernetes: {{image: ...}}`")
+                raise PydanticCustomError("pools", "provider kubernetes needs `kubernetes: {image: ...}`")
         return self
 
 

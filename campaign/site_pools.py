@@ -62,7 +62,7 @@ class BatchKeys(BaseModel):
     gpus_per_node: Positive | None = Field(default=None, description="GPUs of a node.")
     walltime: Walltime = Field(
         default=14400.0,
-        description="How long a block lives: 4:00:00, 90 min or 4 h. A task that takes longer never ends.",
+        description="How long a block lives: 4:00:00, 90 min or 4 h. Longer than the longest task, best several times.",
     )
     grace_s: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
@@ -171,9 +171,17 @@ class PoolsConfig(BaseModel):
 
 
 def with_batch(pool: PoolConfig, batch: BatchKeys, provider: Provider) -> PoolConfig:
-    """Return the pool with its provider, and with the site's keys of blocks that it does not give itself."""
-    shared = {key: getattr(batch, key) for key in batch.model_fields_set - pool.model_fields_set}
-    return pool.model_copy(update={**shared, "provider": pool.provider or provider})
+    """Return the pool with its provider, and with the site's keys of blocks that it does not give itself.
+
+    On a batch system a pool that does not speak of accelerators uses the GPUs that it asks for.
+    """
+    shared: dict[str, object] = {
+        key: getattr(batch, key) for key in batch.model_fields_set - pool.model_fields_set
+    }
+    shared["provider"] = pool.provider or provider
+    if shared["provider"] != "local" and "accelerators" not in pool.model_fields_set:
+        shared["accelerators"] = "auto"
+    return pool.model_copy(update=shared)
 
 
 def fault_of(name: str, pool: PoolConfig, given: set[str]) -> str:
@@ -185,19 +193,19 @@ def fault_of(name: str, pool: PoolConfig, given: set[str]) -> str:
         given: The keys that the site file gives for this pool itself.
     """
     blocks_only = sorted(given & set(BatchKeys.model_fields))
-    if pool.provider == "local" and blocks_only:
-        return (
-            f"pool {name}: {', '.join(blocks_only)}: for blocks of a batch system, but this pool's provider "
-            "is local; set `provider`, or leave the keys out"
-        )
-    if pool.min_blocks > pool.max_blocks:
-        return f"pool {name}: min_blocks {pool.min_blocks} is more than max_blocks {pool.max_blocks}"
-    if pool.grace >= pool.walltime:
-        return f"pool {name}: grace_s {pool.grace:g} leaves nothing of the walltime, {pool.walltime:g} s"
-    if pool.ranks_per_task and pool.workers not in (1, "auto"):
-        return f"pool {name}: a task with ranks_per_task has a block for itself; write workers: 1"
-    if pool.ranks_per_task and pool.ranks_per_task % pool.nodes_per_block:
-        return (
-            f"pool {name}: {pool.ranks_per_task} ranks do not spread evenly over {pool.nodes_per_block} nodes"
-        )
-    return ""
+    ranks, nodes = pool.ranks_per_task or pool.nodes_per_block, pool.nodes_per_block
+    faults = {
+        f"{', '.join(blocks_only)}: for blocks of a batch system, but this pool's provider is local; set "
+        "`provider`, or leave the keys out": pool.provider == "local" and blocks_only,
+        "a block on kubernetes is one pod; leave out nodes_per_block": pool.provider == "kubernetes"
+        and nodes > 1,
+        f"min_blocks {pool.min_blocks} is more than max_blocks {pool.max_blocks}": pool.min_blocks
+        > pool.max_blocks,
+        f"grace_s {pool.grace:g} leaves nothing of the walltime, {pool.walltime:g} s": pool.grace
+        >= pool.walltime,
+        "a task with ranks_per_task has a block for itself; write workers: 1": pool.ranks_per_task
+        and pool.provider != "local"
+        and pool.workers not in (1, "auto"),
+        f"{ranks} ranks do not spread evenly over {nodes} nodes": ranks % nodes,
+    }
+    return next((f"pool {name}: {fault}" for fault, found in faults.items() if found), "")

@@ -15,7 +15,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
@@ -66,6 +66,25 @@ def yaml_blocks() -> str:
             parts += _table(block, schema)
     further = schema["$defs"]["FollowUpConfig"]
     parts += ["", "An entry of `labels.then`:", "", *_table(further, schema)]
+    return "\n".join(parts)
+
+
+def site_keys() -> str:
+    """Return one table per block of a site file; the keys of pools come in two: workers, and blocks of them."""
+    from campaign.site import Site
+    from campaign.site_pools import BatchKeys, KubernetesKeys, PoolConfig
+
+    def table(model: Any, without: Collection[str] = ()) -> list[str]:
+        schema = model.model_json_schema()
+        for key in without:
+            del schema["properties"][key]
+        return _table(schema, schema)
+
+    parts = ["Top level:", "", *table(Site)]
+    parts += ["", "A pool, `pools.gpu`, `pools.cpu` or `pools.dft`:", ""]
+    parts += table(PoolConfig, without=BatchKeys.model_fields)
+    parts += ["", "Its blocks, in a pool or for all pools under `batch`:", "", *table(BatchKeys)]
+    parts += ["", "`kubernetes`:", "", *table(KubernetesKeys)]
     return "\n".join(parts)
 
 
@@ -220,6 +239,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
     "commands": commands,
     "yaml-blocks": yaml_blocks,
+    "site-keys": site_keys,
     "components": components,
     "queries": queries,
     "failures": failures,

@@ -131,7 +131,7 @@ def job_name(identity: str, pool: str, marker: str) -> str:
     return f"{job_prefix(identity)}{pool}-{marker}"
 
 
-def open_queue(provider: str, site: Site) -> Queue:  # noqa: ARG001
+def open_queue(provider: str, site: Site) -> Queue:
     """Return the batch system of a provider.
 
     Raises:
@@ -141,7 +141,18 @@ def open_queue(provider: str, site: Site) -> Queue:  # noqa: ARG001
         from campaign.parallel.slurm import SlurmQueue
 
         return SlurmQueue()
-    raise SiteError("no such batch system", value=provider, allowed=["slurm"], cure="correct `provider`")
+    if provider == "pbs":
+        from campaign.parallel.pbs import PbsQueue
+
+        return PbsQueue()
+    if provider == "kubernetes" and site.kubernetes is not None:
+        from campaign.parallel.kubernetes_pods import KubernetesQueue
+
+        return KubernetesQueue(site.kubernetes)
+    raise SiteError(
+        "no such batch system", value=provider, allowed=["slurm", "pbs", "kubernetes"],
+        cure="correct `provider`; kubernetes also needs the block `kubernetes`",
+    )  # fmt: skip
 
 
 def answer(words: Sequence[str], what: str) -> str:

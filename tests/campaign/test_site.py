@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.errors import SiteError
-from campaign.site import POOLS, Site, gpus_visible, load_site, size_pools
+from campaign.site import POOLS, Site, gpus_visible, load_site, pool_of, size_pools
 
 CHECKOUT = Path(__file__).parent.parent.parent
 
@@ -41,6 +41,18 @@ def test_a_site_file_is_read_beside_the_campaign(tmp_path: Path) -> None:
         ("pools: {dft: {workers: many}}", ["pools.dft.workers", "got 'many'"]),
         ("parsl_config: my/config.py", ["parsl_config", "got 'my/config.py'"]),
         ("colour: red", ["colour: unknown key", "allowed:"]),
+        ("pools: {dft: {partition: x}}", ["pool dft: partition: for blocks of a batch system", "`provider`"]),
+        ("provider: slurm\nbatch: {walltime: 240}", ["batch.walltime", "got 240", "90 min"]),
+        ("provider: slurm\nbatch: {walltime: 10 s}", ["batch.walltime", "at least a minute"]),
+        ("provider: slurm\nbatch: {queue: x}", ["batch.queue: unknown key", "partition"]),
+        ("provider: slurm\nbatch: {partition: a b}", ["batch.partition", "got 'a b'"]),
+        ("provider: slurm\nbatch: {min_blocks: 2}", ["min_blocks 2 is more than max_blocks 1"]),
+        (
+            "provider: slurm\npools: {dft: {walltime: 5 min, grace_s: 300}}",
+            ["leaves nothing of the walltime"],
+        ),
+        ("provider: kubernetes", ["provider kubernetes needs `kubernetes: {image: ...}`"]),
+        ("provider: slurm\npools: {dft: {ranks_per_task: 3, nodes_per_block: 2}}", ["do not spread evenly"]),
         ("- 1", ["not a table of settings"]),
         ("a: [1", ["cannot be read as YAML"]),
         ("a: !!python/object/apply:os.system ['touch /tmp/owned']", ["cannot be read as YAML"]),
@@ -116,3 +128,73 @@ def test_gpus_are_seen_without_torch(tmp_path: Path) -> None:
     assert gpus_visible({"CUDA_VISIBLE_DEVICES": "1, 10"}, tmp_path) == ("1", "10")
     assert gpus_visible({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == ()
     assert gpus_visible({"CUDA_VISIBLE_DEVICES": "-1"}, tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("4:00:00", 14400), ("'04:00:00'", 14400), ("0:30", 1800), ("1-12:00:00", 129600), ("90 min", 5400),
+        ("1.5 h", 5400), ("2 d", 172800), ("45 minutes", 2700), ("12h", 43200),
+    ],
+)  # fmt: skip
+def test_walltimes_are_written_as_people_write_them(tmp_path: Path, written: str, seconds: float) -> None:
+    """Also 4:00:00 without quotes, which YAML 1.1 reads as a number to the base of 60."""
+    site = load_site(_write(tmp_path, f"provider: slurm\nbatch: {{walltime: {written}}}\n"), tmp_path)
+    assert site.batch.walltime == seconds
+    assert pool_of(site, "gpu").walltime == seconds
+    assert Site.model_validate(site.model_dump()) == site
+
+
+def test_keys_of_blocks_are_given_once_and_a_pool_wins(tmp_path: Path) -> None:
+    text = """
+provider: slurm
+batch: {account: p1, partition: main, max_blocks: 4}
+pools:
+  cpu: {provider: local}
+  dft: {partition: cpu, nodes_per_block: 2, workers: 8}
+"""
+    site = load_site(_write(tmp_path, text), tmp_path)
+    gpu, cpu, dft = (pool_of(site, name) for name in POOLS)
+    assert (gpu.provider, gpu.partition, gpu.account, gpu.max_blocks) == ("slurm", "main", "p1", 4)
+    assert (dft.partition, dft.account, dft.exclusive, dft.walltime) == ("cpu", "p1", False, 14400)
+    assert cpu.provider == "local"
+    sizes = size_pools(site, 2, ())
+    assert (sizes["dft"].slots, sizes["dft"].cores_per_node, sizes["cpu"].slots) == (64, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("pool", "devices", "cores"),
+    [
+        ({"gpus_per_node": 2}, ("0", "1"), 2),
+        ({"gres": "gpu:a100:4", "cores_per_worker": 8}, ("0", "1", "2", "3"), 32),
+        ({"gres": "gpu:3"}, ("0", "1", "2"), 3),
+        ({"gres": "gpu:3", "accelerators": 0}, (), 1),
+        ({"accelerators": 2}, ("0", "1"), 2),
+        ({"accelerators": ["0,1", "2,3"], "gpus_per_node": 4}, ("0,1", "2,3"), 2),
+        ({}, (), 1),
+        ({"cores_per_node": 32, "cores_per_worker": 4}, (), 32),
+    ],
+)
+def test_gpus_of_nodes_are_taken_as_written(
+    pool: dict[str, object], devices: tuple[str, ...], cores: int
+) -> None:
+    size = size_pools(Site.model_validate({"provider": "slurm", "pools": {"gpu": pool}}), 2, ())["gpu"]
+    assert size.accelerators == devices
+    assert size.workers == (len(devices) or cores // size.cores_per_worker)
+    assert size.cores_per_node == cores
+
+
+def test_groups_of_gpus_here_are_looked_at_one_by_one() -> None:
+    site = Site.model_validate({"pools": {"gpu": {"accelerators": ["0,1", "2,3"]}}})
+    assert size_pools(site, 8, ("0", "1", "2", "3"))["gpu"].workers == 2
+    with pytest.raises(SiteError, match="not seen here"):
+        size_pools(site, 8, ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CHECKOUT / "deploy" / "sites").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_shipped_site_is_valid(path: Path) -> None:
+    site = load_site(str(path), CHECKOUT)
+    assert site.name == path.stem
+    assert size_pools(site, 8, ())
