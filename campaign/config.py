@@ -138,17 +138,27 @@ class LearnConfig(Block):
 
 
 class StopConfig(Block):
-    """Budgets. The campaign ends at the first one that is used up; labels that run are finished."""
+    """Budgets. The campaign ends at the first one that is used up; labels that were begun are finished, unless hard."""
 
     rounds: Annotated[int, Field(ge=1)] = Field(3, description="Rounds.")
     labels: Annotated[int, Field(ge=1)] | None = Field(None, description="Labels of candidates.")
-    core_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Core-hours of all tasks.")
-    node_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Node-hours of all blocks.")
+    core_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Core-hours of all tasks, failed and lost tries included."
+    )
+    node_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Node-hours of all blocks while they ran, and of the driver's node while it has local pools.",
+    )
     wall_time_hours: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Hours that a driver ran."
     )
     stable_found: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Stable candidates found by DFT."
+    )
+    hard: bool = Field(
+        False,
+        description="What happens when core_hours, node_hours or wall_time_hours is used up. false: no label begins "
+        "any more, begun ones go on to their end; true: no job begins either, only jobs that run come to their end.",
     )
 
 

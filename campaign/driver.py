@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from campaign.actions import Action, BuildLabel, Finish, RunJob, Sample, Score, Screen, Train
+from campaign.blocks import BlockBook
 from campaign.decisions import Decider
 from campaign.documents import now
 from campaign.failures import MACHINE, counted, machine_cut, try_task_again
@@ -23,11 +24,13 @@ from campaign.parallel.pooling import Pools
 from campaign.parallel.pools import classify_exception
 from campaign.plan import plan
 from campaign.recording import Recorder
+from campaign.retrying import act_on_requests
 from campaign.run_folder import RunFolder
-from campaign.state import CampaignState
+from campaign.state import LABEL_FIELDS, CampaignState, project_label
 from campaign.store import CampaignStore
 from campaign.substitutes import substitute_result
 from campaign.task_times import TaskTimes
+from campaign.usage import TASK_CORE_HOURS, budgets, to_warn_of, total_usage
 
 TICK_S = 0.5
 """How often stop requests, the lease and the clock are looked at while nothing comes back [s]."""
@@ -63,21 +66,25 @@ class Driver:
     decider: Decider
     folder: RunFolder
     lease: Holding
+    blocks: BlockBook
     state: CampaignState
     times: TaskTimes
     on_change: Callable[[CampaignState, dict[str, int]], None]
     """Called after each turn with the state and the number of running tasks per pool."""
+    cores: Mapping[str, int] = field(default_factory=dict)
+    """Cores of a worker of each pool, for tasks whose worker cannot say what they have cost; 1 where none is named."""
+    tasks: dict[str, float] = field(default_factory=dict)
+    """Sums over tasks so far, see `campaign.usage`."""
+    warned: dict[str, float] = field(default_factory=dict)
+    """Budgets whose near end was told: name -> limit."""
     grace_s: float | None = None
     """How long a drain may take before running tasks are cancelled [s]; None: as long as they need."""
-    nodes: int = 1
-    """Nodes that the pools hold, for node-hours."""
     _running: dict[str, tuple[Action, float]] = field(default_factory=dict)
     _done: queue.SimpleQueue[tuple[str, Future[Any]]] = field(default_factory=queue.SimpleQueue)
     _held: dict[str, tuple[Sample, dict[str, Any]]] = field(default_factory=dict)
     """Sampled batches that wait for an earlier batch of their round: batches are recorded in order."""
     _failed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Failed tries of tasks that are no labels' jobs."""
-    _usage: dict[str, float] = field(default_factory=dict)
     _usage_written: float = 0.0
     _unrecorded: int = 0
     _stop_mode: str | None = None
@@ -89,12 +96,11 @@ class Driver:
         Raises:
             CampaignError: The store, the lease or the site failed; everything recorded is whole.
         """
-        self._usage = dict(self.state.usage)
-        last = time.monotonic()
         while True:
             self.lease.check()
             self._look_for_stop()
-            last = self._count_time(last)
+            self._look_for_retries()
+            self._count_usage()
             reason = self._turn()
             self._write_usage(force=reason is not None)
             if reason is not None:
@@ -257,6 +263,12 @@ class Driver:
         self.state = replace(self.state, stop_requested=self._stop_mode)
         self.store.log_event("stop_requested", f"mode {self._stop_mode}")
 
+    def _look_for_retries(self) -> None:
+        labels = act_on_requests(self.store, self.folder)
+        if labels:
+            again = self.store.query("labels", {"_id": {"$in": labels}}, fields=LABEL_FIELDS)
+            self.state = self.state.with_labels(project_label(one) for one in again)
+
     def _must_cancel(self) -> bool:
         return bool(self._running) and (self._grace_is_over() or self.state.stop_requested == "now")
 
@@ -264,25 +276,38 @@ class Driver:
         since, grace = self._stop_since, self.grace_s
         return since is not None and grace is not None and time.monotonic() - since > grace
 
-    def _count_time(self, last: float) -> float:
-        current = time.monotonic()
-        passed = current - last
-        self._usage["wall_seconds"] = self._usage.get("wall_seconds", 0.0) + passed
-        hours = passed * self.nodes / 3600
-        self._usage["node_hours"] = self._usage.get("node_hours", 0.0) + hours
-        self.state = replace(self.state, usage=dict(self._usage))
-        return current
+    def _count_usage(self) -> None:
+        """Look at the blocks and work out what was used; tell of budgets that come to their end."""
+        self.blocks.look(self.pools.blocks())
+        labels = self.state.labels.values()
+        spent = sum(label.core_hours for label in labels)
+        usage = total_usage(self.tasks, spent, self.blocks.documents(), time.time())
+        self.state = replace(self.state, usage=usage)
+        found = budgets(self.decider.config.stop, usage, stable=sum(label.stable for label in labels))
+        for one in to_warn_of(found, self.warned):
+            words = f"{one.name}: {one.used:.3g} of {one.limit:g} used ({100 * one.share:.0f} %)"
+            self.store.log_event("budget_warning", words, **one.document())
+            self.warned[one.name] = one.limit
+            self._set_campaign({"warned": self.warned})
 
     def _count_task(self, action: Action, result: dict[str, Any], waited_s: float) -> None:
+        """Add a task to the sums; what is no label's job leaves no other trace, so it is written down at once."""
         kind = action.key.split("/", 1)[0]
         seconds = float(result.get("seconds") or result.get("wall_seconds") or waited_s)
-        self._usage[f"{kind}_seconds"] = self._usage.get(f"{kind}_seconds", 0.0) + seconds
-        self._usage[f"{kind}_tasks"] = self._usage.get(f"{kind}_tasks", 0.0) + 1
-        spent = float(result.get("core_hours") or seconds / 3600)
-        self._usage["core_hours"] = self._usage.get("core_hours", 0.0) + spent
+        spent = {f"{kind}_seconds": seconds, f"{kind}_tasks": 1.0}
+        if not isinstance(action, RunJob):
+            cores = self.cores.get(action.pool or "", 1)
+            spent[TASK_CORE_HOURS] = float(result.get("core_hours") or seconds * cores / 3600)
+        for name, number in spent.items():
+            self.tasks[name] = self.tasks.get(name, 0.0) + number
+        if not isinstance(action, RunJob):
+            self._write_usage(force=True)
 
     def _write_usage(self, *, force: bool) -> None:
         if force or time.monotonic() - self._usage_written > USAGE_PERIOD_S:
             self._usage_written = time.monotonic()
-            fields = {"usage": self._usage, "durations": self.times.document(), "updated": now()}
-            self.store.set_fields("campaigns", self.decider.config.name, fields)
+            usage = {**self.state.usage, **self.tasks}
+            self._set_campaign({"usage": usage, "durations": self.times.document(), "updated": now()})
+
+    def _set_campaign(self, fields: dict[str, Any]) -> None:
+        self.store.set_fields("campaigns", self.decider.config.name, fields)

@@ -58,6 +58,9 @@ FREE_CAUSES = frozenset({FailureCause.NODE_LOST, FailureCause.WALLTIME})
 MACHINE = "machine"
 """Value of `forgiven` in a try that the machine cut; true stands for a person who asked for the label again."""
 
+DRIVER = "driver"
+"""Value of `forgiven` in a try that was cut off because its driver ended: it says nothing about the job."""
+
 FRUITLESS_BLOCKS = 3
 """Ends of blocks that are forgiven to a job which got nowhere in them."""
 AS_LONG = 0.9
@@ -125,7 +128,7 @@ def _unbegun(one: Mapping[str, Any]) -> bool:
 
 
 def _told_nothing(one: Mapping[str, Any]) -> bool:
-    return _lost(one) or _unbegun(one)
+    return _lost(one) or _unbegun(one) or one.get("forgiven") == DRIVER
 
 
 def try_again(causes: Sequence[str], policies: Mapping[str, Policy], max_attempts: int) -> bool:

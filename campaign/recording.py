@@ -166,7 +166,7 @@ class Recorder:
         jobs = [_job_summary(job) | standing.get(key_of(job), {}) for job in flow["jobs"]]
         fields: dict[str, Any] = {
             "jobs": jobs,
-            "attempts": [*label["attempts"], _attempt(action, result, label, None)],
+            "attempts": [*label["attempts"], attempt_of(action, result, label, None)],
             "core_hours": label["core_hours"] + float(result.get("core_hours") or 0.0),
         }
         if all(job["state"] == LabelStatus.DONE for job in jobs):
@@ -188,7 +188,7 @@ class Recorder:
         """Note a failed try; queue the job again, or give the label up, as the policy for its cause says."""
         label = self._get("labels", action.label)
         failure = result["failure"]
-        new = _attempt(action, result, label, failure)
+        new = attempt_of(action, result, label, failure)
         if machine_cut(tries_of(label["attempts"], action.job, action.index), new):
             new["forgiven"] = MACHINE
         attempts = [*label["attempts"], new]
@@ -311,12 +311,13 @@ def _with_job_state(
     ]
 
 
-def _attempt(
+def attempt_of(
     action: RunJob,
     result: Mapping[str, Any],
     label: Mapping[str, Any],
     failure: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
+    """Return the document of one try of a job."""
     names = {key_of(job): job["name"] for job in label["jobs"]}
     return {
         "job": action.job,

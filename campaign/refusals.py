@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from campaign.config import RESUMABLE, CampaignConfig, changes, config_document, parse_config
 from campaign.errors import ConfigError, LeaseError
 from campaign.lease import holder
 from campaign.run_folder import RunFolder
@@ -45,4 +47,29 @@ def refuse_other_settings(campaign: dict[str, Any], settings_hash: str) -> None:
             value=settings_hash,
             allowed=stored,
             cure="restore the engine's version and options, or launch a new campaign",
+        )
+
+
+def refuse_changes(stored: dict[str, Any], new: CampaignConfig, origin: Path) -> None:
+    """Refuse a configuration that would change labels or choices, with every difference.
+
+    Args:
+        stored: The configuration that the campaign has, as a document.
+        new: The configuration to go on with.
+        origin: Where that comes from.
+
+    Raises:
+        ConfigError: It differs in more than may change.
+    """
+    try:
+        old = config_document(parse_config(stored, "store"))  # with the defaults of keys that are newer
+    except ConfigError:
+        old = stored
+    differing = changes(old, config_document(new))
+    if differing:
+        told = ", ".join(f"{key} {before!r} -> {after!r}" for key, (before, after) in differing.items())
+        raise ConfigError(
+            f"{origin}: what would change the campaign's labels or choices cannot be edited: {told}",
+            allowed="changes of " + ", ".join(sorted(RESUMABLE)),
+            cure="undo the change, or launch a new campaign",
         )

@@ -19,15 +19,20 @@ Result = dict[str, Any]
 
 
 def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
-    """Add where and how long a task ran: `host`, `pid`, `seconds`. Where its block ends: `ok` false and `failure`."""
+    """Add where and how long a task ran: `host`, `pid`, `seconds`, `core_hours`.
+
+    Where its block ends: `ok` false and `failure`.
+    """
 
     @wraps(function)
     def run(task: Task) -> Result:
         from flows.causes import BlockEndedError, failure_of
+        from flows.job_context import cores_held
         from flows.job_limits import no_time_left, until_block_ends
 
         no_time = no_time_left()
         begin = time.monotonic()
+        keep_private()
         try:
             if no_time is not None:
                 raise no_time
@@ -37,10 +42,16 @@ def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
             result = {"ok": False, "failure": failure_of(error).model_dump(mode="json")}
             if no_time is not None:
                 result["seconds"] = 0.0
-        where = {"host": socket.gethostname(), "pid": os.getpid(), "seconds": time.monotonic() - begin}
-        return {**where, **result}
+        seconds = time.monotonic() - begin
+        spent = {"seconds": seconds, "core_hours": seconds * cores_held() / 3600}
+        return {"host": socket.gethostname(), "pid": os.getpid(), **spent, **result}
 
     return run
+
+
+def keep_private() -> None:
+    """Let what a worker writes be its user's alone, whatever umask its batch system or FireWorks gave it."""
+    os.umask(0o077)
 
 
 @timed
@@ -143,6 +154,7 @@ def run_job(task: Task) -> Result:
     from flows.job_limits import Limits
     from flows.run import run_job_once
 
+    keep_private()
     limits = Limits(task["seconds"], task["memory_gb"])
     return run_job_once(task["job"], task["upstream"], task["work_dir"], cures=task["cures"], limits=limits)
 

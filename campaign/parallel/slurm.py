@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from campaign.errors import SiteError
@@ -121,6 +121,15 @@ def _id_of(printed: str) -> str:
     if found is None:
         raise SubmissionError(f"sbatch named no job: {one_line(printed)}")
     return found.group(1)
+
+
+def end_of_job(job_id: str, environment: Mapping[str, str]) -> float | None:
+    """Return when the job ends that `environment` belongs to [s since 1970]; None where nobody tells."""
+    said = environment.get("SLURM_JOB_END_TIME", "")
+    if said.isdecimal():
+        return float(said)
+    printed = run_command(["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"]).stdout
+    return _time_of(printed.strip())
 
 
 def parse_jobs(printed: str) -> dict[str, Job]:

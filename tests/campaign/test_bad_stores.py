@@ -106,13 +106,13 @@ def test_a_lost_store_does_not_begin_the_campaign_anew(loss: str, copied):
     assert len(labels_of(run)) == 6
 
 
-def test_a_torn_campaign_yaml_in_the_run_folder(copied):
+def test_a_wrongly_edited_campaign_yaml_in_the_run_folder(copied):
     run = copied()
     text = run.config_file.read_text()
-    for torn in (text[:300] + "\n  [", "", text.replace("seed:", "sead:")):
-        run.config_file.write_text(torn)
+    for wrong in (text.replace("chemistry:", "chemistry: ["), "seed: 1\n", text.replace("seed:", "sead:")):
+        run.config_file.write_text(wrong)
         refused_by_all(run, str(run.config_file), "cure:")
-        assert run.config_file.read_text() == torn
+        assert run.config_file.read_text() == wrong
         assert str(run.config_file) in campaign("launch", run.path.parent / "campaign.yaml").error
     run.config_file.write_text(text)
     assert campaign("resume", run.path, "--pools", "threads").code == 0

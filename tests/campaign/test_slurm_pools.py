@@ -226,3 +226,22 @@ def test_what_squeue_prints_is_read() -> None:
     assert jobs["7"].ended is None
     assert (jobs["9"].message, jobs["10"].message) == ("TIMEOUT", "NODE_FAIL (NodeDown)")
     assert (jobs["9"].ended or 0) - (jobs["9"].started or 0) == 70
+
+
+def run_ranks(folder: str) -> str:
+    """Run a code as engines do, on a worker."""
+    from flows.engines.code_run import run_code
+
+    Path(folder).mkdir()
+    run_code(["sh", "-c", "echo $SLURMD_NODENAME $SLURM_PROCID"], Path(folder), "said")
+    return (Path(folder) / "said").read_text()
+
+
+def test_ranks_of_one_code_spread_over_the_nodes_of_its_block(slurm: SlurmCluster, tmp_path: Path) -> None:
+    dft = {"walltime": "10 min", "nodes_per_block": 2, "ranks_per_task": 4, "cores_per_worker": 2}
+    with pools_on(slurm, tmp_path, dft=dft) as pools:
+        assert pools.slots["dft"] == 1
+        said = pools.submit("dft", run_ranks, str(tmp_path / "code")).result(60)
+        assert sorted(said.split("\n")) == ["", "n1 0", "n1 1", "n2 2", "n2 3"]
+        (block,) = pools.blocks()
+        assert (block.nodes, block.cores_per_node) == (2, 4)
