@@ -281,7 +281,10 @@ def doctor(
     site: Annotated[
         str | None, typer.Option(help="Also start this site's pools: local, or a site file.")
     ] = None,
-    uri: Annotated[str | None, typer.Option(help="Also try this MongoDB.")] = None,
+    uri: Annotated[
+        str | None,
+        typer.Option(help="Also try this MongoDB: a URI, or env:NAME or file:/path that holds one."),
+    ] = None,
 ) -> None:
     """Say what is installed and works: engines, weights, stores, sites; and the cure for what does not."""
     from campaign.doctor import examine

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from campaign.errors import CampaignError
+from campaign.errors import CampaignError, StoreError
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
 from campaign.parallel.preflight import PACKAGES, PreflightResult, probe
 from campaign.site import Site, cores_available, gpus_visible, load_site, pools_with_workers
@@ -152,22 +152,31 @@ def check_embedded_store() -> list[Check]:
     return [_tried("embedded store", round_trip, "free space in the folder for temporary files (TMPDIR)")]
 
 
-def check_mongodb(uri: str) -> list[Check]:
-    """Reach a MongoDB server, and see whether it takes a write."""
-    from campaign.storage.credentials import redact
+def check_mongodb(source: str) -> list[Check]:
+    """Reach a MongoDB server, and see whether it takes a write.
+
+    Args:
+        source: As `store.uri` of a campaign.yaml: a URI without a password, env:NAME or file:/path.
+    """
+    from campaign.storage.credentials import check_source, database_in, redact, secrets_of, uri_of
 
     def ping() -> str:
         import pymongo
 
-        client: Any = pymongo.MongoClient(uri, serverSelectionTimeoutMS=5000)
+        from campaign.storage.mongo_documents import check_uri, client_options, explain
+
+        check_source(source)  # a command line is seen by every user of the machine
+        uri = uri_of(source)
+        check_uri(uri)
         try:
-            version = client.server_info()["version"]
-            database = client.get_default_database("campaign_doctor")
-            document = database["doctor"].insert_one({"what": "doctor"})
-            database["doctor"].delete_one({"_id": document.inserted_id})
-            return f"version {version} at {redact(uri)}, writable"
-        finally:
-            client.close()
+            with pymongo.MongoClient[Any](uri, **client_options()) as client:
+                version = client.server_info()["version"]
+                database = client[database_in(uri) or "campaign_doctor"]
+                document = database["doctor"].insert_one({"what": "doctor"})
+                database["doctor"].delete_one({"_id": document.inserted_id})
+                return f"version {version} at {redact(uri)}, writable"
+        except pymongo.errors.PyMongoError as error:
+            raise StoreError(explain(error, redact(uri), secrets_of(uri)).what) from None
 
     return [_tried("mongodb", ping, "start the server, or correct host, port, user and password in --uri")]
 
@@ -224,7 +233,8 @@ def _launchpad_row(dft: FireworksPoolConfig) -> Check:
     where = dft.launchpad.where() if isinstance(dft.launchpad, LaunchPadConfig) else str(dft.launchpad)
     marks = [f"{word} {mark}" for word, mark in (("category", dft.category), ("worker", dft.fworker)) if mark]
     found = f"{dft.slots} Fireworks at a time{''.join(f', {mark}' for mark in marks)}; FireWorks {fireworks_version()}"
-    return Check("pool dft", True, f"{found}, LaunchPad {where} answers")
+    note = dft.launchpad.note if isinstance(dft.launchpad, LaunchPadConfig) else ""
+    return Check("pool dft", True, f"{found}, LaunchPad {where} answers{f'; {note}' if note else ''}")
 
 
 def _pool_row(result: PreflightResult, slots: Mapping[str, int], rules: Mapping[str, str]) -> Check:

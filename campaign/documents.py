@@ -206,8 +206,8 @@ class LabelDocument(Document):
     attempts: list[dict[str, Any]] = []
     """Every try of a job: job, index, name, n_atoms of the label, cause and message (None on success), host, pid,
     started, ended, wall_seconds, core_hours, the folder with its logs, its cures, how many geometries further it took a
-    relaxation (None where nobody could say), whether its block_ended, and whether it is forgiven: `machine` where the
-    machine cut it, true where a person asked for the label again."""
+    relaxation (of a lost one: 1 if it left any), whether its block_ended, and whether it is forgiven: `machine` where
+    the machine cut it, true where a person asked for the label again."""
     result: dict[str, Any] | None = None
     """LabelDoc of the engine plus formation_energy_per_atom, e_above_hull [eV/atom] and stable."""
     failure: dict[str, Any] | None = None

@@ -185,7 +185,9 @@ class Driver:
         except Exception as error:
             # Whatever a worker raises becomes a typed cause here; the driver itself never stops for it.
             cause, message = classify_exception(error)
-            result = {"ok": False, "failure": {"cause": cause, "message": message, "detail": ""}}
+            failure = {"cause": cause, "message": message, "detail": ""}
+            # a pool knows nothing of a job's own time: it tells of its blocks'
+            result = {"ok": False, "failure": {**failure, "block_ended": cause == "walltime"}}
             if isinstance(action, RunJob):  # the worker cannot say what its end has cost
                 result |= self.book.lost_job(action, waited_s)
         self._count_task(action, result, waited_s)

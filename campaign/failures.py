@@ -3,11 +3,13 @@
 A try that the machine cut, because its block ended or its worker was lost, is forgiven: it uses up nothing, as long
 as the job cannot be what is to blame.
 
-* Blocks may cut a relaxation for ever, if each takes it at least one geometry further. Where none does, the first
-  `FRUITLESS_BLOCKS` are forgiven, and further ones count as walltime: a job that no block is long enough for has to
-  end. Blocks that left it less time than others did say nothing, and `MOST_BLOCKS` of them are forgiven.
-* Lost workers count while they come in a row, against `node_lost` alone: whatever else a try comes to in between, the
-  job has shown that it does not take its node down every time.
+* Blocks may cut a relaxation as often as they like, if each takes it at least one geometry further, up to
+  `MOST_GEOMETRIES`: one that swings to and fro has to end as well, and its own limit of steps is that of one try.
+* Of blocks in which a job reached nothing the first `FRUITLESS_BLOCKS` are forgiven, and further ones count as
+  walltime: a job that no block is long enough for has to end. Blocks that left it less time than others did say
+  nothing, and `MOST_BLOCKS` of them are forgiven.
+* Lost workers count while they come in a row, against `node_lost` alone: whatever else a try comes to in between, or
+  a relaxation that left a further geometry, shows that the job does not take its node down every time.
 """
 
 from __future__ import annotations
@@ -66,6 +68,9 @@ AS_LONG = 0.9
 MOST_BLOCKS = 100
 """Ends of blocks of any length that are forgiven to such a job: all further blocks may be too short for anything."""
 
+MOST_GEOMETRIES = 1000
+"""Geometries in all tries of a relaxation that the machine cut: one that takes more will not converge."""
+
 ESCALATION = 1.5
 """What time and memory of a job grow by after each failure for their want."""
 MOST_ESCALATION = 4.0
@@ -99,11 +104,12 @@ def machine_cut(tries: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> b
         tries: The earlier tries of the job: `cause`, `block_ended`, `wall_seconds`, `geometries`, `forgiven`.
         new: The failed one.
     """
-    if new["cause"] == FailureCause.NODE_LOST:
-        return True
-    if not new.get("block_ended"):
+    if new["cause"] != FailureCause.NODE_LOST and not new.get("block_ended"):
         return False
     if new.get("geometries"):
+        cut = (one for one in (*tries, new) if one is new or one.get("forgiven") == MACHINE)
+        return sum(one.get("geometries") or 0 for one in cut) <= MOST_GEOMETRIES
+    if new["cause"] == FailureCause.NODE_LOST:
         return True
     since = takewhile(lambda one: not (one.get("geometries") or one.get("forgiven") is True), reversed(tries))
     times = [one["wall_seconds"] for one in (new, *since) if one.get("block_ended")]
@@ -113,7 +119,8 @@ def machine_cut(tries: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> b
 
 
 def _lost(one: Mapping[str, Any]) -> bool:
-    return one["cause"] == FailureCause.NODE_LOST and one.get("forgiven") == MACHINE
+    by_machine = one["cause"] == FailureCause.NODE_LOST and one.get("forgiven") == MACHINE
+    return by_machine and not one.get("geometries")
 
 
 def _unbegun(one: Mapping[str, Any]) -> bool:

@@ -353,16 +353,16 @@ def _signals(driver: Driver, grace_s: float) -> Iterator[list[str]]:
 @contextmanager
 def _holding(store: CampaignStore, config: CampaignConfig) -> Iterator[tuple[Heartbeat, Patience]]:
     """Hold the campaign's lease, renewed by a thread, and give it back; tell how its store's outages are borne."""
-    lease = acquire(store, config.name, ttl_s=LEASE_TTL_S)
+    lease, patience = acquire(store, config.name, ttl_s=LEASE_TTL_S), Patience()
     try:
         with Heartbeat(lease) as heartbeat:
-            limit_s = config.store.outage_hours * 3600
-            patience = Patience(limit_s=limit_s, guard=heartbeat.confirm)
+            patience.limit_s, patience.guard = config.store.outage_hours * 3600, heartbeat.confirm
             patience.on_return = partial(_log_outage, store.patient(patience))
             yield heartbeat, patience
     finally:
-        with suppress(StoreUnreachableError):  # it expires by itself
-            lease.release()
+        if not patience.gave_up:  # without a server it expires by itself
+            with suppress(StoreUnreachableError):
+                lease.release()
 
 
 def _log_outage(store: CampaignStore, outage: Outage) -> None:

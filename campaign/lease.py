@@ -31,6 +31,7 @@ from campaign.errors import LeaseError, StoreError, StoreUnreachableError
 from campaign.storage.schema import META
 from campaign.store import CampaignStore
 
+_JOIN_S = 1.0
 DEFAULT_TTL_S = 60.0
 """A lease whose holder was not heard of for so long may be taken."""
 
@@ -237,10 +238,14 @@ class Heartbeat:
         self.stop()
 
     def stop(self) -> None:
-        """End the thread; the lease stays as it is."""
+        """End the thread; the lease stays as it is.
+
+        A thread that waits for a server is not waited for: all it can still do is one renewal, harmless because
+        conditional on the lease being ours.
+        """
         self._stop.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(timeout=_JOIN_S)
 
     def check(self) -> None:
         """Raise LeaseError if the lease is known to be lost; a store that does not answer is no loss."""

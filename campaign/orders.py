@@ -199,11 +199,11 @@ class OrderBook:
         return self.folder.work / action.label / f"{action.job}-{action.index}"
 
     def lost_job(self, action: RunJob, waited_s: float) -> dict[str, Any]:
-        """Return what is known of a job whose worker came to an end: where it ran, and what it took.
+        """Return what is known of a job whose worker came to an end: where it ran, and what it took and left.
 
         Not all of the time since it was submitted: it may have waited in a queue of blocks, and never begun.
         """
-        from flows.job_files import lock_state
+        from flows.job_files import left_geometry_since, lock_state
 
         folder = self._job_folder(action)
         begun, _ = lock_state(folder)
@@ -211,6 +211,7 @@ class OrderBook:
         seconds = ran_s if ran_s <= waited_s else 0.0  # an earlier try began it, not this one
         return {
             "folder": str(folder),
+            "geometries": int(left_geometry_since(folder, time.time() - waited_s)),
             "ended": now(),
             "wall_seconds": seconds,
             "core_hours": seconds * self.cores_per_job / 3600,

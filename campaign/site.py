@@ -52,6 +52,7 @@ from campaign.site_pools import (
     with_batch,
 )
 from campaign.site_sizes import PoolSize, batch_size, local_sizes
+from campaign.storage.credentials import shown
 
 POOLS = ("gpu", "cpu", "dft")
 """Names of the pools, in the order in which they are shown."""
@@ -154,7 +155,7 @@ def load_site(value: str, base_dir: Path) -> Site:
         ) from error
     if not isinstance(document, dict):
         raise SiteError(
-            f"{path} is not a table of settings", value=document, allowed=sorted(Site.model_fields)
+            f"{path} is not a table of settings", value=shown(document), allowed=sorted(Site.model_fields)
         )
     site = _checked(document, path)
     if isinstance(site.pools.dft, FireworksPoolConfig):
@@ -184,7 +185,7 @@ def _checked(document: Mapping[str, object], path: Path) -> Site:
         secret = "launchpad" in fault["loc"]  # may hold a password
         hidden = secret or fault["type"] == "pools"  # where the value would be the whole file
         raise SiteError(
-            f"{path.name}: {place or 'site'}: {what}", value=None if hidden else fault["input"], allowed=allowed,
+            f"{path.name}: {place or 'site'}: {what}", value=None if hidden else shown(fault["input"]), allowed=allowed,
             cure=f"correct {path}{more}",
         ) from error  # fmt: skip
 

@@ -151,11 +151,16 @@ def observation_of(label: Mapping[str, Any], tries: Sequence[Mapping[str, Any]])
         return None
     kind, seconds = job_kind(label, last["name"]), float(last["wall_seconds"])
     if last["cause"] is None:
-        seconds += sum(float(one["wall_seconds"] or 0.0) for one in tries[:-1] if one.get("geometries"))
+        seconds += sum(float(one["wall_seconds"]) for one in tries[:-1] if _went_on_from(one))
         return Observation(kind, last["n_atoms"], seconds)
     if last["cause"] == FailureCause.WALLTIME:
         return Observation(kind, last["n_atoms"], seconds, whole=False)
     return None
+
+
+def _went_on_from(one: Mapping[str, Any]) -> bool:
+    """Return whether later tries went on from this one; of a lost one nobody measured how long it ran."""
+    return bool(one.get("geometries")) and one["cause"] != FailureCause.NODE_LOST
 
 
 def used_in_vain_s(tries: Sequence[Mapping[str, Any]]) -> float:

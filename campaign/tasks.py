@@ -32,6 +32,7 @@ def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
 
         no_time = no_time_left()
         begin = time.monotonic()
+        keep_private()
         try:
             if no_time is not None:
                 raise no_time
@@ -46,6 +47,11 @@ def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
         return {"host": socket.gethostname(), "pid": os.getpid(), **spent, **result}
 
     return run
+
+
+def keep_private() -> None:
+    """Let what a worker writes be its user's alone, whatever umask its batch system or FireWorks gave it."""
+    os.umask(0o077)
 
 
 @timed
@@ -148,6 +154,7 @@ def run_job(task: Task) -> Result:
     from flows.job_limits import Limits
     from flows.run import run_job_once
 
+    keep_private()
     limits = Limits(task["seconds"], task["memory_gb"])
     return run_job_once(task["job"], task["upstream"], task["work_dir"], cures=task["cures"], limits=limits)
 

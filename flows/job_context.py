@@ -47,8 +47,22 @@ def note_geometry() -> None:
 
 
 def cores_held() -> int:
-    """Return the cores of this worker: its number of OpenMP threads, which the pool sets; 1 if nobody did."""
-    said = os.environ.get("OMP_NUM_THREADS", "")
+    """Return the cores of this worker: its OpenMP threads, which the pool sets (1 if nobody did), of each rank."""
+    return threads_per_rank() * ranks()
+
+
+def threads_per_rank() -> int:
+    """Return the OpenMP threads of this worker, or of each rank of the codes that it starts."""
+    return _number("OMP_NUM_THREADS")
+
+
+def ranks() -> int:
+    """Return how many MPI ranks a code gets that this worker starts (pool key `ranks_per_task`); 1 without MPI."""
+    return _number("CAMPAIGN_MPI_RANKS")
+
+
+def _number(variable: str) -> int:
+    said = os.environ.get(variable, "")
     return max(1, int(said)) if said.isdecimal() else 1
 
 

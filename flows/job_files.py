@@ -8,6 +8,8 @@ the job again.
     result.json       the result, once there is one
     failure-<n>.json  the n-th failure, for people; never taken for a result
     order.json        the job itself, where whoever runs it gets no more than the folder's name
+
+A relaxation also leaves its geometry there as it goes, for the next try: `last_geometry.json`, or VASP's CONTCAR.
 """
 
 from __future__ import annotations
@@ -26,6 +28,10 @@ from flows.errors import JobFolderError
 LOCK = "lock"
 RESULT = "result.json"
 ORDER = "order.json"
+LAST_GEOMETRY = "last_geometry.json"
+"""Where a relaxation with an ASE calculator leaves its geometry as it goes."""
+GEOMETRIES = (LAST_GEOMETRY, "CONTCAR")
+"""Where relaxations leave theirs."""
 
 
 @contextlib.contextmanager
@@ -99,6 +105,16 @@ def read_result(folder: Path, uuid: str, index: int) -> dict[str, Any] | None:
             cure="give each job a folder of its own",
         )
     return found
+
+
+def left_geometry_since(folder: Path, moment: float) -> bool:
+    """Return whether a relaxation has left a geometry in its folder after a moment [s since 1970]."""
+    for name in GEOMETRIES:
+        with contextlib.suppress(OSError):
+            found = (folder / name).stat()
+            if found.st_size and found.st_mtime > moment:
+                return True
+    return False
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

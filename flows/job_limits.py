@@ -3,8 +3,8 @@
 A job's time ends with its own limit, or shortly before the walltime of the block that its worker belongs to: what it
 has reached is then saved while there is time to save it. A block says when it ends by variables of its workers:
 
-    CAMPAIGN_BLOCK_ENDS      when its walltime is over [s since 1970]; without it, no block ends
-    CAMPAIGN_BLOCK_GRACE_S   how long before that its jobs end [s]; `GRACE_S` where left out
+    CAMPAIGN_BLOCK_ENDS    when its walltime is over [s since 1970]; without it, no block ends
+    CAMPAIGN_BLOCK_GRACE   how long before that its jobs end [s]; `GRACE_S` where left out
 
 They hold in the main thread of a process alone, which is where workers of pools run their tasks: a signal reaches no
 other thread, and memory belongs to the whole process.
@@ -26,7 +26,7 @@ from flows.causes import BlockEndedError, JobTimeError, WorkerEndedError
 
 GB = 10**9
 BLOCK_ENDS = "CAMPAIGN_BLOCK_ENDS"
-BLOCK_GRACE = "CAMPAIGN_BLOCK_GRACE_S"
+BLOCK_GRACE = "CAMPAIGN_BLOCK_GRACE"
 GRACE_S = 30.0
 """What ending a code, saving a geometry and sending the result back may take [s]."""
 GIVE_BACK_S = 5.0

@@ -37,7 +37,7 @@ def worker_init(site: Site, pool: PoolConfig, size: PoolSize, marker: str) -> st
     }
     if pool.provider != "local" and pool.memory_gb_per_node:
         environment["PARSL_MEMORY_GB"] = str(pool.memory_gb_per_node)
-    lines = ["set -e", *block_ends(pool), *site.worker_init, *pool.worker_init]
+    lines = ["set -e", "umask 077", *block_ends(pool), *site.worker_init, *pool.worker_init]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     parent = packages_parent()
     if parent != Path(sysconfig.get_path("purelib")).resolve():
@@ -54,10 +54,12 @@ def block_ends(pool: PoolConfig) -> list[str]:
     lines = [f"export {BLOCK_GRACE}={pool.grace:.0f}"]
     if pool.provider in ("slurm", "allocation"):
         lines += [
-            'block_end=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null || true)',
-            'block_end=$(date -d "${block_end:-unknown}" +%s 2>/dev/null'
+            'if [ -z "${SLURM_JOB_END_TIME:-}" ]; then',
+            '  block_end=$(timeout 20 squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null || true)',
+            '  SLURM_JOB_END_TIME=$(date -d "${block_end:-unknown}" +%s 2>/dev/null'
             f" || echo $(( $(date +%s) + {pool.walltime:.0f} )))",
-            f"export {BLOCK_ENDS}=${{SLURM_JOB_END_TIME:-$block_end}}",
+            "fi",
+            f"export {BLOCK_ENDS}=$SLURM_JOB_END_TIME",
         ]
     else:
         lines.append(f"export {BLOCK_ENDS}=$(( $(date +%s) + {pool.walltime:.0f} ))")

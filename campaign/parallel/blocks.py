@@ -16,7 +16,7 @@ from parsl.jobs.states import JobState, JobStatus
 from campaign.parallel.htex import PoolExecutor
 from campaign.parallel.placement import WHOLE
 from campaign.parallel.pooling import Block
-from campaign.parallel.providers import QueueBlocks
+from campaign.parallel.providers import AllocationBlocks, QueueBlocks
 from campaign.parallel.queues import one_line
 from campaign.parallel.scaling import BlockView, Limits, decide
 from campaign.site_pools import PoolConfig
@@ -50,7 +50,10 @@ class BlockKeeper:
             failures=3,
             first_failure_ends=local,
         )
-        self.usable_s = math.inf if local else pool.walltime - pool.grace
+        provider = executor.provider
+        self.ends = provider.allocation.ends if isinstance(provider, AllocationBlocks) else None
+        """When all blocks end [s since 1970], if that does not depend on when they start."""
+        self.cores_per_node = size.cores_per_node
         self.given_up = ""
         """Why the pool cannot work at all."""
         self._records: dict[str, Block] = {}
@@ -65,6 +68,14 @@ class BlockKeeper:
     def blocks(self) -> list[Block]:
         """Return every block that was submitted, oldest first."""
         return list(self._records.values())
+
+    @property
+    def usable_s(self) -> float:
+        """How long a block that starts now takes tasks [s]."""
+        if self.pool.provider == "local":
+            return math.inf
+        whole = self.pool.walltime if self.ends is None else self.ends - time.time()
+        return max(0.0, whole - self.pool.grace)
 
     def step(self, tasks: Sequence[float | None]) -> None:
         """Look at the blocks and do what is to be done now.
@@ -141,9 +152,9 @@ class BlockKeeper:
         state: Literal["queued", "starting", "running"]
         state = "queued" if record.state == "queued" else "running" if managers else "starting"
         taking = [manager for manager in managers if manager["active"] and not manager["draining"]]
-        remaining = math.inf
-        if math.isfinite(self.usable_s) and record.started is not None:
-            remaining = record.started + self.usable_s - time.time()
+        remaining = self.usable_s
+        if self.ends is None and record.started is not None:
+            remaining += record.started - time.time()
         return BlockView(
             block_id,
             state,
@@ -165,13 +176,14 @@ class BlockKeeper:
         provider = self.executor.provider
         taken = self.executor.scale_out_facade(1)
         for block_id in taken:
-            nodes = self.pool.nodes_per_block if isinstance(provider, QueueBlocks) else 0
+            waits = isinstance(provider, QueueBlocks)
             self._records[block_id] = Block(
                 self.name, block_id, str(self.executor.blocks_to_job_id[block_id]), str(self.pool.provider),
-                platform.node(), self.marker, nodes=nodes,
-                cores_per_node=provider.size.cores_per_node if isinstance(provider, QueueBlocks) else None,
-                state="queued" if nodes else "running", submitted=submitted,
-                started=None if nodes else submitted,
+                platform.node(), self.marker,
+                nodes=0 if self.pool.provider == "local" else self.pool.nodes_per_block,
+                cores_per_node=self.cores_per_node,
+                state="queued" if waits else "running", submitted=submitted,
+                started=None if waits else submitted,
             )  # fmt: skip
         if taken:
             return True

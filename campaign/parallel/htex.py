@@ -72,7 +72,7 @@ def executor_of(
     worker_pool = f"{python} -P {shlex.quote(str(scripts / 'process_worker_pool.py'))}"
     start = f"{python} -P {shlex.quote(str(block_start.__file__))} -- "
     command = start + DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", worker_pool, 1)
-    here = isinstance(provider, LocalBlocks)
+    here = provider.beside_driver
     return PoolExecutor(
         label=name,
         address=address,

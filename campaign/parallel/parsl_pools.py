@@ -34,8 +34,8 @@ from campaign.parallel.blocks import BlockKeeper
 from campaign.parallel.htex import PoolExecutor, executor_of
 from campaign.parallel.pooling import Block, PoolLostError, relay, settle, site_sizes
 from campaign.parallel.processes import MARKER, end_carrying, new_marker
-from campaign.parallel.providers import POLL_S, QueueBlocks, provider_of
-from campaign.parallel.queues import Queue, SubmissionError, Watched, open_queue
+from campaign.parallel.providers import POLL_S, QueueBlocks, Systems, provider_of
+from campaign.parallel.queues import SubmissionError
 from campaign.site import Site, pool_of, pools_with_workers
 from campaign.site_sizes import PoolSize
 
@@ -132,17 +132,9 @@ class ParslPools:
         """Return the pools' executors, after their batch systems have been asked whether they take such jobs."""
         # The kernel binds a process to the *thread* that started it: of use only from the main thread.
         bind = threading.current_thread() is threading.main_thread()
-        queues: dict[str, Queue] = {}
-        executors = []
+        systems, executors = Systems(self._site), []
         for name, size in sizes.items():
-            pool = pool_of(self._site, name)
-            queue = None
-            if size.provider != "local":
-                queues[size.provider] = queues.get(size.provider) or open_queue(size.provider, self._site)
-                queue = Watched(queues[size.provider], pool.poll_seconds)
-            provider = provider_of(
-                name, self._site, pool, size, identity=identity, marker=self.marker, queue=queue
-            )
+            provider = provider_of(name, systems, size, identity=identity, marker=self.marker)
             if isinstance(provider, QueueBlocks):
                 _check(name, provider, folder)
             address = listening_address(self._site.address, size.provider)
@@ -283,10 +275,11 @@ class ParslPools:
 def _check(name: str, provider: QueueBlocks, folder: Path) -> None:
     try:
         provider.check(folder)
-    except SubmissionError as error:
+    except (SubmissionError, QueueSilentError) as error:
+        passing = isinstance(error, QueueSilentError) or error.passing
         raise SiteError(
             f"{provider.label} does not take jobs of pool {name}", value=str(error),
-            cure="start again once it answers" if error.passing else
+            cure="start again once it answers" if passing else
             f"correct partition, account or resources of pool {name}; the script is in {folder}",
         ) from error  # fmt: skip
 

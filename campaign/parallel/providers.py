@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,18 @@ from parsl.launchers import SimpleLauncher
 from parsl.providers import LocalProvider
 from parsl.providers.base import ExecutionProvider
 
+from campaign.parallel.allocation import Allocation, on_nodes
 from campaign.parallel.block_script import on_every_node, worker_init
-from campaign.parallel.queues import Job, QueueSilentError, SubmissionError, Watched, job_name
-from campaign.site import Site
+from campaign.parallel.queues import (
+    Job,
+    Queue,
+    QueueSilentError,
+    SubmissionError,
+    Watched,
+    job_name,
+    open_queue,
+)
+from campaign.site import Site, pool_of
 from campaign.site_pools import PoolConfig
 from campaign.site_sizes import PoolSize
 
@@ -37,6 +46,9 @@ log = logging.getLogger("parsl.campaign")  # beside Parsl's own lines
 
 class LocalBlocks(LocalProvider):
     """Blocks on this machine: looked at every second, ended as a process group without needing `ps`."""
+
+    beside_driver = True
+    """Its workers run on the driver's machine, and see its process."""
 
     @property
     def status_polling_interval(self) -> float:
@@ -62,6 +74,37 @@ class _Submitted:
     output: Path
 
 
+class AllocationBlocks(LocalBlocks):
+    """Blocks on the nodes of the job that the driver runs in."""
+
+    beside_driver = False
+
+    def __init__(self, allocation: Allocation, pool: PoolConfig, size: PoolSize, init: str) -> None:
+        super().__init__(
+            worker_init=init, launcher=SimpleLauncher(), nodes_per_block=pool.nodes_per_block, init_blocks=0,
+            min_blocks=pool.min_blocks, max_blocks=pool.max_blocks,
+        )  # fmt: skip
+        self.allocation, self.pool, self.size = allocation, pool, size
+        self._nodes: dict[str, tuple[str, ...]] = {}
+
+    def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> str:
+        """Start a block on nodes that no other block has."""
+        nodes = self.allocation.take(self.pool.nodes_per_block)
+        started: str = super().submit(
+            on_nodes(command, nodes, self.pool, self.size), tasks_per_node, job_name
+        )
+        self._nodes[started] = nodes
+        return started
+
+    def status(self, job_ids: Sequence[Any]) -> list[JobStatus]:
+        """Return the states of blocks; those that ended give their nodes back."""
+        statuses: list[JobStatus] = super().status(job_ids)
+        for job_id, status in zip(job_ids, statuses, strict=True):
+            if status.terminal and job_id in self._nodes:
+                self.allocation.give_back(self._nodes.pop(job_id))
+        return statuses
+
+
 class QueueBlocks(ExecutionProvider):
     """Blocks that are jobs of a batch system.
 
@@ -72,6 +115,8 @@ class QueueBlocks(ExecutionProvider):
         size: Its workers.
         init: Shell lines before the workers start.
     """
+
+    beside_driver = False
 
     def __init__(self, queue: Watched, name: str, pool: PoolConfig, size: PoolSize, init: str) -> None:
         self.queue, self.name, self.pool, self.size, self.init = queue, name, pool, size, init
@@ -181,30 +226,52 @@ class QueueBlocks(ExecutionProvider):
             log.warning("jobs may be left: %s", error)
 
 
+@dataclass
+class Systems:
+    """The batch systems that this driver's pools share."""
+
+    site: Site
+    queues: dict[str, Queue] = field(default_factory=dict)
+    allocation: Allocation | None = None
+
+    def watched(self, provider: str, period_s: float) -> Watched:
+        """Return a batch system; pools that ask it equally often share one listing.
+
+        Raises:
+            SiteError: Its commands or package are not here.
+        """
+        key = f"{provider} {period_s:g}"
+        if key not in self._watched:
+            self.queues[provider] = self.queues.get(provider) or open_queue(provider, self.site)
+            self._watched[key] = Watched(self.queues[provider], period_s)
+        return self._watched[key]
+
+    _watched: dict[str, Watched] = field(default_factory=dict)
+
+
 def provider_of(
-    name: str,
-    site: Site,
-    pool: PoolConfig,
-    size: PoolSize,
-    *,
-    identity: str,
-    marker: str,
-    queue: Watched | None,
+    name: str, systems: Systems, size: PoolSize, *, identity: str, marker: str
 ) -> LocalBlocks | QueueBlocks:
     """Return what starts a pool's blocks.
 
     Args:
         name: The pool's name.
-        site: The site.
-        pool: The pool, as `campaign.site.pool_of` gives it.
-        size: Its size.
+        systems: The site's batch systems.
+        size: The pool's size.
         identity: `campaign_identity` of the campaign.
         marker: That of this driver's pools.
-        queue: The pool's batch system; None for local workers.
+
+    Raises:
+        SiteError: A batch system's commands or package are not here, or the driver's own job is too small.
     """
-    init = worker_init(site, pool, size, marker)
-    if queue is None:
+    pool = pool_of(systems.site, name)
+    init = worker_init(systems.site, pool, size, marker)
+    if pool.provider == "local":
         return LocalBlocks(
             worker_init=init, launcher=SimpleLauncher(), init_blocks=0, min_blocks=1, max_blocks=1
         )
+    if pool.provider == "allocation":
+        systems.allocation = systems.allocation or Allocation.of_this_job(systems.site)
+        return AllocationBlocks(systems.allocation, pool, size, init)
+    queue = systems.watched(str(pool.provider), pool.poll_seconds)
     return QueueBlocks(queue, job_name(identity, name, marker), pool, size, init)

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from campaign.errors import SiteError
@@ -81,16 +81,21 @@ class SlurmQueue:
         )
 
     def check(self, script: Path) -> None:
-        """Let `sbatch --test-only` judge the script."""
-        _sbatch(["--test-only", str(script)])
+        """Let Slurm judge the script.
+
+        `--test-only` also says no while nodes are drained, when a job would be taken and wait; so its no is not the
+        last word: a job that is held, and cancelled at once, has that.
+        """
+        try:
+            _sbatch(["--test-only", str(script)])
+        except SubmissionError as error:
+            if error.passing:
+                raise
+            self.cancel([_id_of(_sbatch(["--begin=now+1day", "--parsable", str(script)]))])
 
     def submit(self, script: Path, name: str) -> str:  # noqa: ARG002  (it is in the header)
         """Submit the script."""
-        printed = _sbatch(["--parsable", str(script)])
-        found = re.search(r"^(\d+)(?:;\S+)?$", printed, re.MULTILINE)
-        if found is None:
-            raise SubmissionError(f"sbatch named no job: {one_line(printed)}")
-        return found.group(1)
+        return _id_of(_sbatch(["--parsable", str(script)]))
 
     def jobs(self) -> dict[str, Job]:
         """Return this user's jobs."""
@@ -109,6 +114,22 @@ def _sbatch(words: Sequence[str]) -> str:
         said = one_line(done.stderr or done.stdout).replace("sbatch: error: ", "")
         raise SubmissionError(said, passing=any(word in said.lower() for word in _AWAY))
     return done.stdout
+
+
+def _id_of(printed: str) -> str:
+    found = re.search(r"^(\d+)(?:;\S+)?$", printed, re.MULTILINE)
+    if found is None:
+        raise SubmissionError(f"sbatch named no job: {one_line(printed)}")
+    return found.group(1)
+
+
+def end_of_job(job_id: str, environment: Mapping[str, str]) -> float | None:
+    """Return when the job ends that `environment` belongs to [s since 1970]; None where nobody tells."""
+    said = environment.get("SLURM_JOB_END_TIME", "")
+    if said.isdecimal():
+        return float(said)
+    printed = run_command(["squeue", "--noheader", f"--jobs={job_id}", "--format=%e"]).stdout
+    return _time_of(printed.strip())
 
 
 def parse_jobs(printed: str) -> dict[str, Job]:

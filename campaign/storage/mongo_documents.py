@@ -29,6 +29,7 @@ _AWAY = frozenset(
 """Codes of refusals that pass by themselves: error_codes.yml of MongoDB's sources."""
 _BATCH = 1000
 _SRV_SECONDS = 4
+_CLOSE_SECONDS = 1
 
 
 def client_options() -> dict[str, Any]:
@@ -60,22 +61,11 @@ class MongoDocuments:
 
     def __init__(self, uri: str, database: str | None, prefix: str = "") -> None:
         from maggma.stores.mongolike import MongoStore
-        from pymongo import uri_parser
-        from pymongo.errors import InvalidURI
 
         self._where, self._secrets = redact(uri), secrets_of(uri)
         self._prefix = prefix
         with self.translated():
-            try:
-                uri_parser.parse_uri(uri, connect_timeout=_SRV_SECONDS)
-            except (ValueError, InvalidURI):
-                # pymongo's own words quote pieces of the URI, and a mistyped one has its password in any of them
-                raise StoreError(
-                    "store.uri does not parse",
-                    value=self._where,
-                    allowed="mongodb://user:password@host:27017/database?options",
-                    cure="write special characters of user and password as %40 for @, %3A for :, %2F for /",
-                ) from None
+            check_uri(uri)
             self.database_name = database or database_in(uri)
             if not self.database_name:
                 raise StoreError(
@@ -99,8 +89,11 @@ class MongoDocuments:
 
     def close(self) -> None:
         """Close the connection; closing twice is fine."""
+        import pymongo
+
         if self._store._coll is not None:
-            self._store.close()
+            with pymongo.timeout(_CLOSE_SECONDS):  # it tells the server, which may be away
+                self._store.close()
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
@@ -261,6 +254,26 @@ class MongoDocuments:
 
     def _collection(self, name: str) -> Any:
         return self._database[self._prefix + name]
+
+
+def check_uri(uri: str) -> None:
+    """Refuse a URI that does not parse.
+
+    Raises:
+        StoreError: It does not; pymongo's own words quote pieces of it, any of which may be of the password.
+    """
+    from pymongo import uri_parser
+    from pymongo.errors import InvalidURI
+
+    try:
+        uri_parser.parse_uri(uri, connect_timeout=_SRV_SECONDS)
+    except (ValueError, InvalidURI):
+        raise StoreError(
+            "store.uri does not parse",
+            value=redact(uri),
+            allowed="mongodb://user:password@host:27017/database?options",
+            cure="write special characters of user and password as %40 for @, %3A for :, %2F for /",
+        ) from None
 
 
 def explain(error: Exception, where: str, secrets: frozenset[str] = frozenset()) -> StoreError | QueryError:

@@ -77,6 +77,11 @@ class Patience:
         """Wait for nothing from now on: the driver is leaving, and each call is tried once."""
         self.limit_s = 0.0
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether an outage was too long for it: the server is away, and nothing more is asked of it."""
+        return self._over is not None
+
     def outlast(
         self,
         where: str,

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from flows.causes import CodeCrashedError, MissingSetupError
-from flows.job_context import cores_held
+from flows.job_context import threads_per_rank
 
 GRACE_S = 3.0
 """How long a code may take to end when it is asked to [s]."""
@@ -27,6 +27,19 @@ ANSWER_S = 60.0
 """How long a code may take to say its version [s]."""
 LAST_LINES = 12
 """Lines of a code's log that an error shows."""
+LAUNCHERS = (
+    "srun",
+    "mpirun",
+    "mpiexec",
+    "mpiexec.hydra",
+    "orterun",
+    "prun",
+    "aprun",
+    "jsrun",
+    "ibrun",
+    "flux",
+)
+"""Programs that start the ranks of another."""
 MEMORY_WORDS = (
     "out of memory",
     "cannot allocate memory",
@@ -42,11 +55,23 @@ def words_of(command: str) -> tuple[str, ...]:
     return tuple(shlex.split(command))
 
 
+def launched(words: Sequence[str]) -> list[str]:
+    """Return a code's launch line with the words before it that start its ranks, where its pool has several.
+
+    The pool's words are in CAMPAIGN_MPI_PREFIX (pool key `ranks_per_task`); a launch line that begins with a launcher
+    of its own stays as it is.
+    """
+    prefix = words_of(os.environ.get("CAMPAIGN_MPI_PREFIX", ""))
+    if not words or Path(words[0]).name in LAUNCHERS:
+        return list(words)
+    return [*prefix, *words]
+
+
 def environment() -> dict[str, str]:
-    """Return the environment of a code: this worker's, with as many OpenMP threads as it holds cores."""
+    """Return the environment of a code: this worker's, with as many OpenMP threads as a rank has cores."""
     # Without mpirun, Open MPI would start a daemon beside each code; other libraries take no notice of its word.
     alone = {"OMPI_MCA_ess_singleton_isolated": "1"}
-    return {**alone, **os.environ, "OMP_NUM_THREADS": str(cores_held())}
+    return {**alone, **os.environ, "OMP_NUM_THREADS": str(threads_per_rank())}
 
 
 def bound_to_worker(words: Sequence[str]) -> list[str]:
@@ -78,12 +103,14 @@ def run_code(
         CodeCrashedError: It ended with another error.
     """
     _known(words)
+    command = launched(words)
+    _known(command)
     with (
         (folder / log).open("wb") as printed,
         (folder / read).open("rb") if read else contextlib.nullcontext(subprocess.DEVNULL) as given,
     ):
         program = subprocess.Popen(
-            bound_to_worker(words),
+            bound_to_worker(command),
             cwd=folder,
             stdin=given,
             stdout=printed,

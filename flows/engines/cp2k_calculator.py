@@ -36,6 +36,7 @@ from flows.engines.code_run import (
     end_group,
     environment,
     last_lines,
+    launched,
     text_of,
     words_of,
 )
@@ -229,7 +230,7 @@ def shell_line(words: tuple[str, ...], folder: Path) -> str:
     names = ("OMP_NUM_THREADS", "OMPI_MCA_ess_singleton_isolated")
     session = ["setsid"] if shutil.which("setsid") else []
     variables = [f"{name}={settings[name]}" for name in names]
-    command = [*session, "env", *variables, *bound_to_worker([*words, "-s"])]
+    command = [*session, "env", *variables, *bound_to_worker([*launched(words), "-s"])]
     return f"cd {shlex.quote(str(folder))} && exec {shlex.join(command)} 2>{NAME}.err"
 
 

@@ -25,6 +25,7 @@ from pymatgen.io.vasp import Poscar
 
 from flows.causes import BadGeometryError
 from flows.engines.ase_maker import refuse_impossible
+from flows.engines.code_run import launched
 from flows.engines.vasp_failures import EXIT_CODE, VaspSetupError, typed
 from flows.engines.vasp_presets import NO_ENERGY, cured_tags
 from flows.errors import JobFolderError
@@ -165,13 +166,14 @@ def launch_line(command: str, threads: int) -> str:
 
     custodian starts VASP in a session of its own, where it would outlive a killed worker and go on writing into a
     folder in which the job is already tried again; and where outputs are torn it does not tell the exit code, which
-    says why. The last word stays the program, which custodian looks for.
+    says why. Where the pool gives a task several ranks, its launcher stands before a line without one. The last word
+    stays the program, which custodian looks for.
     """
     bound = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     # no variable but $1, for atomate2 expands those of the environment in this line
     note = f'"$@"; set -- $?; echo $1 > {EXIT_CODE}; exit $1'
     limits = [f"{name}={threads}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
-    words = shlex.split(expandvars(command))
+    words = launched(shlex.split(expandvars(command)))
     return shlex.join([*bound, "sh", "-c", note, "vasp", *bound, "env", *limits, *words])
 
 

@@ -99,6 +99,9 @@ def lost():
     return {"cause": "node_lost", "wall_seconds": 60.0, "geometries": None}
 
 
+TRIES = ["cut", "useless", "unbegun", "lost", "on", "lost on", "unknown"]
+
+
 def over_and_over(new, times):
     """Return the causes that count after as many tries that came to the same."""
     tries = []
@@ -107,8 +110,10 @@ def over_and_over(new, times):
     return counted(tries)
 
 
-def test_blocks_may_cut_for_ever_what_gets_on():
+def test_blocks_may_cut_as_often_as_they_like_what_gets_on():
     assert over_and_over(cut(3600.0, geometries=1), 200) == []
+    assert over_and_over(cut(3600.0, geometries=40), 26) == ["walltime"], "it will not converge"
+    assert over_and_over({**lost(), "geometries": 400}, 4) == ["node_lost"] * 2
 
 
 def test_blocks_in_which_nothing_was_reached_count_after_the_first_few():
@@ -149,14 +154,16 @@ def test_lost_workers_count_while_they_come_in_a_row():
     assert not try_again(counted([*row, row[0]]), POLICIES, 2)
     alive = [*row, cut(60.0, 1, forgiven=MACHINE), row[0]]
     assert counted(alive) == ["node_lost"], "it does not take its node down every time"
+    assert over_and_over({**lost(), "geometries": 1}, 50) == [], "each left a further geometry"
     asked_again = [{**one, "forgiven": True} for one in row]
     assert counted([*asked_again, row[0]]) == ["node_lost"]
 
 
-@given(st.lists(st.sampled_from(["cut", "useless", "unbegun", "lost", "unknown"]), min_size=1, max_size=8))
-def test_a_job_that_reaches_nothing_ends_some_day(pattern):
+@given(st.lists(st.sampled_from(TRIES), min_size=1, max_size=8))
+def test_every_job_ends_some_day(pattern):
     """Whatever comes round and round, in whichever order."""
     news = {"cut": cut(3600.0), "useless": cut(900.0), "unbegun": cut(0.0), "lost": lost(),
+            "on": cut(3600.0, 50), "lost on": {**lost(), "geometries": 50},
             "unknown": {"cause": "unknown", "wall_seconds": 1.0, "geometries": 0}}  # fmt: skip
     tries = []
     while try_again(counted(tries), POLICIES, 2):

@@ -10,6 +10,7 @@ from test_provoked_failures import causes, labelled, troubled
 from campaign import tasks
 from campaign.failures import FRUITLESS_BLOCKS, MACHINE
 from campaign.launch import launch
+from campaign.parallel import block_script
 from flows import job_limits
 from flows.job_limits import BLOCK_ENDS
 
@@ -72,6 +73,11 @@ def test_blocks_that_end_early_do_not_change_what_a_campaign_finds(tmp_path, mon
         failed = [one["message"] for one in store.query("events") if one["kind"] == "task_failed"]
     assert len(failed) == 2
     assert all("walltime" in message for message in failed)
+
+
+def test_blocks_say_when_they_end_where_jobs_look_for_it():
+    named = (block_script.BLOCK_ENDS, block_script.BLOCK_GRACE)
+    assert named == (job_limits.BLOCK_ENDS, job_limits.BLOCK_GRACE)
 
 
 def test_a_task_without_time_is_given_back(monkeypatch):

@@ -33,7 +33,7 @@ def test_jobs_of_one_kind_are_found_without_their_numbers():
 def test_a_relaxation_that_went_on_took_the_time_of_all_its_tries():
     tries = [
         attempt(100.0, "walltime", geometries=5),
-        attempt(70.0, "node_lost", geometries=None),
+        attempt(70.0, "node_lost", geometries=1),
         attempt(30.0),
     ]
     found = observation_of(LABEL, tries)

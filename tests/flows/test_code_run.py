@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.causes import classify
-from flows.engines.code_run import answer_of, crash_of, run_code, words_of
+from flows.causes import MissingSetupError, classify
+from flows.engines.code_run import answer_of, crash_of, launched, run_code, words_of
+from flows.job_context import cores_held
 from flows.schemas import FailureCause
 
 NAP = "100"
@@ -120,3 +121,22 @@ def test_a_program_that_is_not_here_is_told(tmp_path: Path) -> None:
 def test_launch_lines_are_read_as_a_shell_reads_them() -> None:
     assert words_of("mpirun -n 4 '/opt/my codes/abinit'") == ("mpirun", "-n", "4", "/opt/my codes/abinit")
     assert answer_of(("echo", "9.6.2")) == "9.6.2\n"
+
+
+def test_ranks_of_the_pool_start_before_a_command_that_has_no_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert launched(["abinit", "in"]) == ["abinit", "in"]
+    monkeypatch.setenv("CAMPAIGN_MPI_PREFIX", "env FROM_POOL=yes")
+    monkeypatch.setenv("CAMPAIGN_MPI_RANKS", "4")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert launched(["/opt/bin/mpirun", "-n", "2", "abinit"]) == ["/opt/bin/mpirun", "-n", "2", "abinit"]
+    run_code(["sh", "-c", "echo $FROM_POOL $OMP_NUM_THREADS"], tmp_path, "said")
+    assert (tmp_path / "said").read_text() == "yes 2\n"
+    assert cores_held() == 8
+
+
+def test_a_launcher_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMPAIGN_MPI_PREFIX", "no-such-srun -n 4")
+    with pytest.raises(MissingSetupError, match="no-such-srun"):
+        run_code(["true"], tmp_path, "said")
