@@ -285,12 +285,18 @@ def doctor(
         str | None,
         typer.Option(help="Also try this MongoDB: a URI, or env:NAME or file:/path that holds one."),
     ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0.1, help="Minutes that the site's workers may take, in queues too.")
+    ] = 10.0,
 ) -> None:
     """Say what is installed and works: engines, weights, stores, sites; and the cure for what does not."""
     from campaign.doctor import examine
     from campaign.views.tables import checks_table
 
-    checks = examine(site=site, uri=uri)
+    def tell(line: str) -> None:
+        typer.echo(line, err=True)
+
+    checks = examine(site=site, uri=uri, limit_s=60 * wait, tell=tell)
     _console().print(checks_table(checks, "campaign doctor"))
     if not all(check.ok or check.optional for check in checks):
         raise typer.Exit(1)

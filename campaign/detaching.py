@@ -106,7 +106,7 @@ def _drives(folder: RunFolder, name: str, pid: int) -> bool:
             present, campaign = holder(store, name), store.get("campaigns", name) or {}
     except CampaignError:  # the store is just being made
         return False
-    return present is not None and present.owner.pid == pid and campaign.get("state") == "running"
+    return present is not None and present.owner.pid == pid and campaign.get("epoch") == present.epoch
 
 
 def _error_in(folder: RunFolder, start: int) -> CampaignError:
@@ -143,7 +143,7 @@ def _packages() -> str:
 def _refuse_live_chain(folder: RunFolder, name: str) -> None:
     for job_id, found in live_jobs(folder).items():
         raise LeaseError(
-            f"campaign {name!r} has a driver: batch job {job_id} ({found.state.lower()})",
+            f"campaign {name!r} has a driver: batch job {job_id} ({found.state})",
             value=str(folder.path), cure=f"look with `campaign status {folder.path}`, end it with `campaign stop`",
         )  # fmt: skip
 

@@ -13,15 +13,14 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from campaign.errors import CampaignError, StoreError
-from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
-from campaign.parallel.preflight import PACKAGES, PreflightResult, probe
-from campaign.site import Site, cores_available, gpus_visible, load_site, pools_with_workers
+from campaign.parallel.preflight import PACKAGES, probe
+from campaign.site import cores_available, gpus_visible
 
 MODULES = {
     "torch": "torch", "numpy": "numpy", "pymatgen": "pymatgen.core", "jobflow": "jobflow",
@@ -45,13 +44,22 @@ class Check:
     """A campaign can do without; it does not make the command fail."""
 
 
-def examine(site: str | None = None, uri: str | None = None, folder: Path | None = None) -> list[Check]:
+def examine(
+    site: str | None = None,
+    uri: str | None = None,
+    folder: Path | None = None,
+    *,
+    limit_s: float = 600.0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Check]:
     """Ask everything.
 
     Args:
-        site: Also start the pools of this site (`local`, or a site file), and ask each for a preflight.
+        site: Also start the pools of this site (`local`, or a site file), and have a worker of each describe itself.
         uri: Also try this MongoDB server.
         folder: Folder whose disk is looked at, and against which a site file is read; default: the current one.
+        limit_s: How long the workers may take to answer, the wait in a queue included [s].
+        tell: Called with a line about what is waited for.
     """
     folder = folder or Path.cwd()
     rows = [*check_python(), *check_packages(), *check_location(), *check_weights(), *check_engines()]
@@ -59,7 +67,9 @@ def examine(site: str | None = None, uri: str | None = None, folder: Path | None
     if uri:
         rows += check_mongodb(uri)
     if site:
-        rows += check_site(site, folder)
+        from campaign.doctor_site import check_site
+
+        rows += check_site(site, folder, limit_s, tell)
     return rows
 
 
@@ -197,54 +207,6 @@ def check_machine() -> list[Check]:
             "GPU", bool(gpus), ", ".join(gpus) or "none: models run on the CPU", "none needed", optional=True
         ),
     ]
-
-
-def check_site(site: str, folder: Path) -> list[Check]:
-    """Start the site's pools and have every one answer a probe."""
-    try:
-        loaded = load_site(site, folder)
-        return _preflight_rows(loaded)
-    except CampaignError as error:
-        found = error.what if error.value is None else f"{error.what}: {error.value}"
-        return [Check(f"site {site}", False, found, error.cure)]
-
-
-def _preflight_rows(site: Site) -> list[Check]:
-    from campaign.parallel.pooling import site_sizes
-    from campaign.parallel.pools import open_pools
-    from campaign.parallel.preflight import preflight
-
-    rules = {} if site.parsl_config else {name: size.rule for name, size in site_sizes(site).items()}
-    dft = site.pools.dft
-    with tempfile.TemporaryDirectory(prefix="campaign-doctor-") as name:
-        pools = open_pools(site, Path(name))
-        try:
-            results = preflight(pools, pools_with_workers(site))
-            rows = [_pool_row(result, pools.slots, rules) for result in results]
-            return [*rows, _launchpad_row(dft)] if isinstance(dft, FireworksPoolConfig) else rows
-        finally:
-            pools.close(cancel=True)
-
-
-def _launchpad_row(dft: FireworksPoolConfig) -> Check:
-    """Return what is known of a pool on a LaunchPad, which has answered; its workers come and go by themselves."""
-    from campaign.parallel.launchpad import fireworks_version
-
-    where = dft.launchpad.where() if isinstance(dft.launchpad, LaunchPadConfig) else str(dft.launchpad)
-    marks = [f"{word} {mark}" for word, mark in (("category", dft.category), ("worker", dft.fworker)) if mark]
-    found = f"{dft.slots} Fireworks at a time{''.join(f', {mark}' for mark in marks)}; FireWorks {fireworks_version()}"
-    note = dft.launchpad.note if isinstance(dft.launchpad, LaunchPadConfig) else ""
-    return Check("pool dft", True, f"{found}, LaunchPad {where} answers{f'; {note}' if note else ''}")
-
-
-def _pool_row(result: PreflightResult, slots: Mapping[str, int], rules: Mapping[str, str]) -> Check:
-    workers = slots[result.pool]
-    rule = f" ({rules[result.pool]})" if result.pool in rules else ""
-    gpus = f", {', '.join(result.gpus)}" if result.gpus else ""
-    found = (
-        f"{workers} worker{'s' if workers > 1 else ''}{rule} on {result.host}, Python {result.python}{gpus}"
-    )
-    return Check(f"pool {result.pool}", True, found)
 
 
 def _tried(name: str, action: Callable[[], str], cure: str) -> Check:

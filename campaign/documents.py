@@ -106,6 +106,8 @@ class CampaignDocument(Document):
     """Prepared reference file: path, sha256, counts, what was set aside."""
     settings_hash: str = ""
     """Hash of the label settings (flow, engine, options)."""
+    epoch: int = 0
+    """Number of the lease under which a driver last began to work, its pools being there."""
     usage: dict[str, float] = {}
     """Used so far: `core_hours`, `node_hours`, `wall_seconds`, worked out from labels and blocks (`campaign.usage`);
     and sums over tasks: number and seconds per kind, core-hours of those that are no label's jobs."""

@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
+import itertools
 import shlex
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from campaign.documents import now
 from campaign.errors import SiteError
+from campaign.parallel.queues import Job, QueueSilentError, one_line, run_command
+from campaign.parallel.slurm import SlurmQueue, clock
 from campaign.run_folder import RunFolder, write_atomic
 from campaign.site_driver import DriverConfig
 
-SHORT_LIVES = 3
-"""So many drivers in a row that died young end the chain."""
+VAIN_DRIVERS = 3
+"""So many drivers in a row that died young, or finished no task before their walltime, end the chain."""
 
 STEADY_S = 60.0
 """A driver that lived for so long did not die young [s]."""
-
-_COMMAND_TIMEOUT_S = 60
 
 End = Literal["", "walltime", "interrupted", "crashed", "over"]
 """How a driver ended; '' while it runs, and for ever if it was killed."""
@@ -47,6 +45,15 @@ class ChainJob(BaseModel):
     steady: bool = False
     """It lived for `STEADY_S`."""
     end: End = ""
+    tasks: int | None = None
+    """Tasks that ended while it drove; None if it was killed."""
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether it died young, or its walltime was too short for anything."""
+        if self.end == "walltime":
+            return self.tasks == 0
+        return not self.steady and self.end in ("", "crashed")
 
 
 class Chain(BaseModel):
@@ -75,22 +82,6 @@ class Chain(BaseModel):
     def after(self, job_id: str) -> tuple[ChainJob, ...]:
         """Return the jobs that come after one."""
         return self.jobs[len(self.before(job_id)) + 1 :]
-
-
-@dataclass(frozen=True)
-class JobState:
-    """What Slurm says of a job."""
-
-    state: str
-    """In full, such as PENDING, RUNNING, TIMEOUT."""
-    nodes: str
-    reason: str
-    """Why it waits."""
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it waits, runs or is just being ended."""
-        return self.state in {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "COMPLETING"}
 
 
 def read_chain(folder: RunFolder) -> Chain | None:
@@ -127,27 +118,21 @@ def end_chain(folder: RunFolder, why: str, *, running: bool = False) -> list[str
         running: Cancel also what runs: for a driver that would not hear of the end otherwise.
     """
     chain = update_chain(folder, lambda old: old.model_copy(update={"ended": old.ended or why}))
-    states = job_states([job.id for job in chain.jobs])
-    needless = [i for i, found in states.items() if found.is_live and (running or found.state == "PENDING")]
-    cancel_jobs(needless)
+    unwanted = ("queued", "running") if running else ("queued",)
+    needless = [job_id for job_id, job in jobs_of(chain).items() if job.state in unwanted]
+    _cancel(needless)
     return needless
 
 
-def died_young(chain: Chain, job_id: str) -> int:
-    """Return how many drivers in a row before a job ended early and for no good reason."""
-    number = 0
-    for job in reversed(chain.before(job_id)):
-        if job.steady or job.end in ("walltime", "interrupted", "over"):
-            break
-        number += 1
-    return number
+def drivers_in_vain(chain: Chain, job_id: str) -> int:
+    """Return how many drivers in a row before a job were of no use."""
+    return sum(1 for _ in itertools.takewhile(lambda job: job.in_vain, reversed(chain.before(job_id))))
 
 
-def live_jobs(folder: RunFolder) -> dict[str, JobState]:
+def live_jobs(folder: RunFolder) -> dict[str, Job]:
     """Return the jobs of the chain that wait or run."""
-    chain = read_chain(folder)
-    states = job_states([job.id for job in chain.jobs]) if chain else {}
-    return {job_id: found for job_id, found in states.items() if found.is_live}
+    known = jobs_of(read_chain(folder) or Chain())
+    return {job_id: job for job_id, job in known.items() if job.state != "ended"}
 
 
 def describe_chain(folder: RunFolder) -> str | None:
@@ -159,9 +144,8 @@ def describe_chain(folder: RunFolder) -> str | None:
         newest = chain.jobs[-1].id if chain.jobs else "none"
         return f"newest job {newest}; there is no squeue here to ask"
     parts = []
-    for job_id, found in live_jobs(folder).items():
-        where = f"waits ({found.reason})" if found.state == "PENDING" else f"runs on {found.nodes}"
-        parts.append(f"job {job_id} {where}")
+    for job_id, job in live_jobs(folder).items():
+        parts.append(f"job {job_id} " + (f"waits ({job.message})" if job.state == "queued" else "runs"))
     if not parts:
         newest = f"job {chain.jobs[-1].id} is over" if chain.jobs else "none"
         parts.append(newest if chain.ended else f"{newest} and has no successor: see logs/driver.log")
@@ -183,7 +167,7 @@ def batch_script(
     log = str(folder.driver_log).replace("%", "%%")  # % begins a pattern of Slurm's
     asked = [
         f"--job-name=campaign-{name}", f'--output="{log}"', "--open-mode=append", f'--chdir="{folder.path}"',
-        f"--signal=B:USR1@{driver.notice_s:.0f}", f"--time={driver.minutes}", "--nodes=1", "--ntasks=1",
+        f"--signal=B:USR1@{driver.notice_s:.0f}", f"--time={clock(driver.walltime)}", "--nodes=1", "--ntasks=1",
         f"--cpus-per-task={driver.cores}", "--no-requeue",  # the successor takes over, not the job again
     ]  # fmt: skip
     named = {"partition": driver.partition, "account": driver.account, "qos": driver.qos}
@@ -208,54 +192,30 @@ def submit_job(folder: RunFolder, *, after: str | None = None) -> str:
         SiteError: Slurm refuses it.
     """
     order = [f"--dependency=afterany:{after}"] if after else []
-    return _slurm("sbatch", "--parsable", *order, str(folder.chain_script)).partition(";")[0]
-
-
-def job_states(job_ids: Sequence[str]) -> dict[str, JobState]:
-    """Return what Slurm still knows of some jobs; it forgets ended ones after minutes."""
-    if not job_ids or shutil.which("squeue") is None:
-        return {}
-    try:
-        rows = _slurm("squeue", "-h", "-t", "all", "-j", ",".join(job_ids), "-o", "%i|%T|%N|%r")
-    except SiteError:  # also the answer if it knows none of them
-        return {}
-    found = {}
-    for row in rows.splitlines():
-        job_id, state, nodes, reason = row.split("|", maxsplit=3)
-        found[job_id] = JobState(state, nodes, reason)
-    return found
-
-
-def cancel_jobs(job_ids: Sequence[str]) -> None:
-    """Cancel jobs; what is over already does not matter."""
-    if job_ids:
-        with contextlib.suppress(SiteError):
-            _slurm("scancel", *job_ids)
-
-
-def _outside_jobs() -> dict[str, str]:
-    """Return the environment without what tells of the job that this process runs in: it is none of the next one's."""
-    inside = ("SLURM_", "SBATCH_")
-    return {key: v for key, v in os.environ.items() if key == "SLURM_CONF" or not key.startswith(inside)}
-
-
-def _slurm(*command: str) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_COMMAND_TIMEOUT_S,
-            env=_outside_jobs(),
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SiteError(
-            f"{command[0]} does not run here", value=str(error), cure="go where Slurm's commands are"
-        ) from error
+    done = run_command(["sbatch", "--parsable", *order, str(folder.chain_script)])
     if done.returncode:
-        words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise SiteError(
-            f"{command[0]} refuses", value=words, cure="correct the block `driver` of the site file"
-        )
-    return done.stdout.strip()
+            "sbatch does not take the driver's job", value=one_line(done.stderr),
+            cure="correct the block `driver` of the site file",
+        )  # fmt: skip
+    return done.stdout.strip().partition(";")[0]
+
+
+def jobs_of(chain: Chain) -> dict[str, Job]:
+    """Return what Slurm still knows of the chain's jobs, oldest first; it forgets ended ones after minutes."""
+    try:
+        known = SlurmQueue().jobs() if chain.jobs else {}
+    except (SiteError, QueueSilentError):
+        return {}
+    return {job.id: known[job.id] for job in chain.jobs if job.id in known}
+
+
+def was_cancelled(chain: Chain, job_id: str) -> bool:
+    """Return whether Slurm says that somebody cancelled a job."""
+    job = jobs_of(chain).get(job_id)
+    return job is not None and job.state == "ended" and job.message.startswith("CANCELLED")
+
+
+def _cancel(job_ids: Sequence[str]) -> None:
+    with contextlib.suppress(SiteError, QueueSilentError):
+        SlurmQueue().cancel(job_ids)

@@ -19,22 +19,22 @@ from pathlib import Path
 
 from campaign.documents import CampaignStatus, now
 from campaign.driver_chain import (
-    SHORT_LIVES,
     STEADY_S,
+    VAIN_DRIVERS,
     Chain,
     End,
-    died_young,
+    drivers_in_vain,
     end_chain,
-    job_states,
     submit_job,
     update_chain,
+    was_cancelled,
 )
 from campaign.errors import CampaignError, SiteError, StoreUnreachableError
 from campaign.launch import LEASE_TTL_S, Outcome, resume
 from campaign.lease import holder
 from campaign.parallel.pools import PoolKind
 from campaign.run_folder import RunFolder
-from campaign.site import load_site
+from campaign.site import load_site, pool_of, pools_with_workers
 
 _WAIT_S = 3 * LEASE_TTL_S
 """How long the lease of the driver before may take to expire [s]."""
@@ -45,7 +45,22 @@ def main() -> None:
     folder, kind = RunFolder(Path(sys.argv[1])), sys.argv[2]
     # Until the driver's loop handles it, the notice waits.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    sys.exit(_drive(folder, os.environ["SLURM_JOB_ID"], kind))  # type: ignore[arg-type]
+    job_id = os.environ["SLURM_JOB_ID"]
+    try:
+        _leave_job(folder)
+        code = _drive(folder, job_id, kind)  # type: ignore[arg-type]
+    except CampaignError as error:
+        code = _end(folder, f"the driver failed: {error.one_line()}", event=False)
+    sys.exit(code)
+
+
+def _leave_job(folder: RunFolder) -> None:
+    """Forget the shape of this job: it is none of the blocks' that the driver submits."""
+    site = load_site(folder.config().site, folder.path)
+    if any(pool_of(site, name).provider == "allocation" for name in pools_with_workers(site)):
+        return  # these workers run in this very job
+    for name in [one for one in os.environ if one.startswith(("SLURM_", "SBATCH_")) and one != "SLURM_CONF"]:
+        del os.environ[name]
 
 
 def _drive(folder: RunFolder, job_id: str, kind: PoolKind) -> int:
@@ -58,9 +73,11 @@ def _drive(folder: RunFolder, job_id: str, kind: PoolKind) -> int:
     steady = threading.Timer(STEADY_S, update_chain, (folder, lambda old: old.with_job(job_id, steady=True)))
     steady.daemon = True
     steady.start()
-    end, ended = _carry_on(folder, job_id, kind, retry=chain.retry and len(chain.jobs) == 1)
+    before = _tasks_done(folder)
+    end, ended = _carry_on(folder, kind, retry=chain.retry and len(chain.jobs) == 1)
     steady.cancel()
-    update_chain(folder, lambda old: old.with_job(job_id, end=end))
+    done = _tasks_done(folder) - before
+    update_chain(folder, lambda old: old.with_job(job_id, end=end, tasks=done))
     if ended:
         return _end(folder, ended, event=end == "crashed")
     if successor is None:
@@ -72,14 +89,12 @@ def _drive(folder: RunFolder, job_id: str, kind: PoolKind) -> int:
 def _why_not_begin(chain: Chain, job_id: str) -> str | None:
     """Return why the chain has to end before this job drives."""
     before = chain.before(job_id)
-    if before:
-        state = job_states([before[-1].id]).get(before[-1].id)
-        if state is not None and state.state == "CANCELLED":
-            return f"job {before[-1].id} was cancelled; `campaign resume --detach` begins again"
-    if died_young(chain, job_id) >= SHORT_LIVES:
+    if before and was_cancelled(chain, before[-1].id):
+        return f"job {before[-1].id} was cancelled; `campaign resume --detach` begins again"
+    if drivers_in_vain(chain, job_id) >= VAIN_DRIVERS:
         return (
-            f"{SHORT_LIVES} drivers in a row died within {STEADY_S:.0f} s: see logs/driver.log, cure it, then "
-            "`campaign resume --detach`"
+            f"{VAIN_DRIVERS} drivers in a row died within {STEADY_S:.0f} s or finished no task before their walltime: "
+            "see logs/driver.log, cure it, then `campaign resume --detach`"
         )
     return None
 
@@ -98,7 +113,7 @@ def _submit_successor(folder: RunFolder, job_id: str) -> str | None:
     return after[-1].id if after else None
 
 
-def _carry_on(folder: RunFolder, job_id: str, kind: PoolKind, *, retry: bool) -> tuple[End, str | None]:
+def _carry_on(folder: RunFolder, kind: PoolKind, *, retry: bool) -> tuple[End, str | None]:
     """Drive; return how the driver ended, and why the chain ends with it, if it does."""
     from rich.console import Console
 
@@ -122,20 +137,28 @@ def _carry_on(folder: RunFolder, job_id: str, kind: PoolKind, *, retry: bool) ->
         traceback.print_exc()
         return "crashed", None
     _say(f"campaign {outcome.status.value}: {outcome.reason}")
-    return _judged(outcome, job_id)
+    return _judged(outcome)
 
 
-def _judged(outcome: Outcome, job_id: str) -> tuple[End, str | None]:
+def _judged(outcome: Outcome) -> tuple[End, str | None]:
     if outcome.status is not CampaignStatus.STOPPED:
         return "over", f"campaign {outcome.status.value}"
     if outcome.interrupted_by == "SIGUSR1":
         return "walltime", None
     if not outcome.interrupted_by:
         return "over", "stopped by `campaign stop`"
-    state = job_states([job_id]).get(job_id)
-    if state is not None and state.state == "CANCELLED":
-        return "over", f"job {job_id} was cancelled; `campaign resume --detach` begins again"
-    return "interrupted", None  # by the batch system: preempted, or the node is shut down
+    return (
+        "interrupted",
+        None,
+    )  # preempted, or the node is shut down; if it was cancelled, the successor sees that
+
+
+def _tasks_done(folder: RunFolder) -> int:
+    """Return how many tasks of the campaign have ended so far; 0 where the store does not answer."""
+    with suppress(CampaignError), folder.store() as store:
+        campaign = store.get("campaigns", folder.config().name) or {}
+        return int(sum(n for key, n in (campaign.get("usage") or {}).items() if key.endswith("_tasks")))
+    return 0
 
 
 def _wait_for_lease(folder: RunFolder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,8 +40,3 @@ class DriverConfig(BaseModel):
     def notice_s(self) -> float:
         """Seconds before the walltime ends at which the driver is told to stop."""
         return min(NOTICE_S, self.walltime / 4)
-
-    @property
-    def minutes(self) -> int:
-        """The walltime in whole minutes, Slurm's unit."""
-        return math.ceil(self.walltime / 60)

@@ -35,7 +35,7 @@ from campaign.parallel.htex import PoolExecutor, executor_of
 from campaign.parallel.pooling import Block, PoolLostError, relay, settle, site_sizes
 from campaign.parallel.processes import MARKER, end_carrying, new_marker
 from campaign.parallel.providers import POLL_S, QueueBlocks, Systems, provider_of
-from campaign.parallel.queues import SubmissionError
+from campaign.parallel.queues import QueueSilentError, SubmissionError
 from campaign.site import Site, pool_of, pools_with_workers
 from campaign.site_sizes import PoolSize
 

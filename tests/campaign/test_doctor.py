@@ -65,17 +65,3 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(doctor, "NEEDED_FREE_GB", 1e9)
     (row,) = doctor.check_disk(tmp_path)
     assert not row.ok
-
-
-def test_an_unknown_site_is_a_row_not_an_error(tmp_path: Path) -> None:
-    (row,) = doctor.check_site("nowhere.yaml", tmp_path)
-    assert not row.ok
-    assert "there is no such site" in row.found
-
-
-@pytest.mark.slow
-def test_the_local_site_answers(tmp_path: Path) -> None:
-    rows = doctor.check_site("local", tmp_path)
-    assert [row.name for row in rows] == ["pool gpu", "pool cpu", "pool dft"]
-    assert all(row.ok for row in rows)
-    assert "worker" in rows[0].found

@@ -1,0 +1,148 @@
+"""A driver in batch jobs on a real Slurm cluster: each job hands over to the next until the campaign has ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import command_line
+import pytest
+import yaml
+from command_line import campaign
+from slurm_cluster import SlurmCluster
+from test_detaching import slow_labels, state_of
+from test_driver import executions, labels_of, small_campaign
+
+from campaign.driver_chain import Chain, ChainJob, drivers_in_vain, read_chain
+from campaign.run_folder import RunFolder
+
+
+@pytest.fixture
+def cluster(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    for name, value in command_line.environment().items():
+        monkeypatch.setenv(name, value)
+    yield slurm
+    slurm.cancel_all()
+
+
+def batch_campaign(folder: Path, *, walltime: str = "10 min", partition: str = "main", **blocks) -> RunFolder:
+    """Write a campaign whose driver runs in batch jobs, and launch it."""
+    site = {"driver": {"partition": partition, "walltime": walltime, "memory_gb": 1}}
+    (folder / "site.yaml").write_text(yaml.safe_dump(site))
+    file = small_campaign(folder, site="site.yaml", **blocks)
+    ran = campaign("launch", file, "--detach", "--pools", "threads")
+    assert ran.code == 0, ran.err
+    assert "will drive campaign small" in ran.out
+    return RunFolder(folder / "small")
+
+
+def chain_of(run: RunFolder) -> Chain:
+    chain = read_chain(run)
+    assert chain is not None
+    return chain
+
+
+@pytest.mark.slow
+def test_a_campaign_that_outlasts_a_walltime_is_carried_on_by_the_next_job(cluster, tmp_path):
+    run = batch_campaign(tmp_path, walltime="1 min", labels=slow_labels(tmp_path, 5.0))
+    cluster.wait_for(lambda: len(cluster.live_jobs()) == 2, 60)
+    told = campaign("status", run.path).out
+    assert f"job {chain_of(run).jobs[0].id} runs; " in told
+    assert "(Dependency)" in told
+    cluster.wait_for(lambda: chain_of(run).ended is not None and not cluster.live_jobs(), 170)
+
+    chain = chain_of(run)
+    assert chain.ended == "campaign finished", run.driver_log.read_text()
+    ends = [job.end for job in chain.jobs if job.began]
+    assert (ends[0], ends[-1]) == ("walltime", "over")
+    assert state_of(run) == "finished"
+    assert len(labels_of(run)) == 6
+    assert len(executions(tmp_path)) >= 9  # six labels and three elements; one that was cut runs again
+    assert {job.name for job in cluster.jobs()[-len(chain.jobs) :]} == {"campaign-small"}
+
+
+@pytest.mark.slow
+def test_stop_ends_the_chain_whether_its_job_runs_or_waits(cluster, tmp_path):
+    cluster.drain("n2")
+    run = batch_campaign(tmp_path, partition="cpu", labels=slow_labels(tmp_path, 0.5), stop={"rounds": 90})
+    waiting = chain_of(run).jobs[0].id
+    assert f"job {waiting} waits" in campaign("status", run.path).out
+    assert "has a driver: batch job" in campaign("resume", run.path, "--detach").error
+    assert f"batch job {waiting} is cancelled" in campaign("stop", run.path).out
+    assert cluster.job(waiting).state == "CANCELLED"
+
+    cluster.undrain("n2")
+    assert campaign("resume", run.path, "--detach", "--pools", "threads").code == 0
+    cluster.wait_for(lambda: len(executions(tmp_path)) > 2, 60)
+    running, successor = (job.id for job in chain_of(run).jobs)
+    assert cluster.job(successor).reason == "Dependency"
+    assert f"batch job {successor} is cancelled" in campaign("stop", run.path).out
+    cluster.wait_for(lambda: not cluster.live_jobs())
+    assert cluster.job(running).state == "COMPLETED"
+    assert state_of(run) == "stopped"
+    assert chain_of(run).ended == "stopped by `campaign stop`"
+
+
+@pytest.mark.slow
+def test_a_killed_driver_is_succeeded_and_drivers_that_die_young_end_the_chain(cluster, tmp_path):
+    deadly = {"engine_options": {"calculator": "troubled:Deadly", "calculator_options": {}}}
+    run = batch_campaign(tmp_path, labels=deadly)  # in threads the calculator's end is the driver's
+    cluster.wait_for(lambda: chain_of(run).ended is not None and not cluster.live_jobs(), 120)
+    chain = chain_of(run)
+    assert "3 drivers in a row died within 60 s" in str(chain.ended)
+    assert len(chain.jobs) == 4
+    assert "no further batch job: 3 drivers in a row died" in run.driver_log.read_text()
+    with run.store() as store:
+        assert store.count("events", {"kind": "driver_chain_ended"}) == 1
+    assert "no further one: 3 drivers" in " ".join(campaign("status", run.path).out.split())
+
+
+@pytest.mark.slow
+def test_a_cancelled_driver_is_not_succeeded(cluster, tmp_path):
+    run = batch_campaign(tmp_path, labels=slow_labels(tmp_path, 0.5), stop={"rounds": 90})
+    cluster.wait_for(lambda: len(executions(tmp_path)) > 0, 60)
+    cluster.cancel(chain_of(run).jobs[0].id)
+    cluster.wait_for(lambda: chain_of(run).ended is not None and not cluster.live_jobs(), 60)
+    assert "was cancelled" in str(chain_of(run).ended)
+
+
+def test_drivers_that_got_somewhere_do_not_count_as_in_vain():
+    crashed = [ChainJob(id=str(i), submitted="") for i in range(3)]
+    ended = crashed[2].model_copy(update={"end": "walltime", "tasks": 2})
+    assert drivers_in_vain(Chain(jobs=(*crashed, ChainJob(id="3", submitted=""))), "3") == 3
+    assert drivers_in_vain(Chain(jobs=(*crashed[:2], ended, ChainJob(id="3", submitted=""))), "3") == 0
+    too_short = ended.model_copy(update={"tasks": 0, "steady": True})
+    assert drivers_in_vain(Chain(jobs=(*crashed[:2], too_short)), "9") == 3
+    steady = crashed[1].model_copy(update={"steady": True})
+    assert drivers_in_vain(Chain(jobs=(crashed[0], steady, crashed[2])), "9") == 1
+
+
+def test_the_record_is_json_that_people_can_read(tmp_path):
+    run = RunFolder(tmp_path)
+    run.chain_file.parent.mkdir()
+    run.chain_file.write_text(Chain(jobs=(ChainJob(id="12", submitted="today"),)).model_dump_json())
+    assert json.loads(run.chain_file.read_text())["jobs"][0]["id"] == "12"
+    run.chain_file.write_text("torn")
+    assert read_chain(run) is None
+
+
+@pytest.mark.slow
+def test_a_driver_in_a_batch_job_labels_in_jobs_of_their_own_and_ends_them(cluster, tmp_path):
+    site = {
+        "provider": "slurm",
+        "address": "loopback",
+        "batch": {"walltime": "10 min", "partition": "main"},
+        "pools": {"dft": {"workers": 2, "cores_per_worker": 1}},
+        "driver": {"walltime": "30 min"},
+    }
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+    ran = campaign("launch", small_campaign(tmp_path, site="site.yaml"), "--detach")
+    assert ran.code == 0, ran.err
+    run = RunFolder(tmp_path / "small")
+    cluster.wait_for(lambda: chain_of(run).ended is not None and not cluster.live_jobs(), 170)
+    assert chain_of(run).ended == "campaign finished", run.driver_log.read_text()
+    chain = {job.id for job in chain_of(run).jobs}
+    blocks = [job for job in cluster.jobs() if job.id not in chain and "-dft-" in job.name]
+    assert blocks
+    assert len(labels_of(run)) == 6
