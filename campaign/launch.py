@@ -251,13 +251,8 @@ def _drive(
     try:
         pools = open_pools(site, folder.logs, pool_kind, identity)
         blocks.look(pools.blocks())
-<<<<<<< HEAD
         begun = {"state": "running", "reason": "", "settings_hash": decider.settings_hash}
-        store.set_fields("campaigns", config.name, begun)
-=======
-        begun = {"state": "running", "reason": "", "settings_hash": settings_hash}
         store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
->>>>>>> main
         driver = Driver(
             store=store,
             pools=pools,
