@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from datetime import datetime
 from pathlib import Path
 
@@ -23,7 +21,7 @@ def on_slurm(folder: Path) -> Path:
     """Write the small campaign with slow labels in Slurm blocks; the other pools are local."""
     path = command_line.environment()["PYTHONPATH"]
     block = {"provider": "slurm", "partition": "main", "walltime": "10 min", "workers": 1, "poll_seconds": 1}
-    site = {"environment": {"PYTHONPATH": path}, "pools": {"dft": block}}
+    site = {"environment": {"PYTHONPATH": path}, "pools": {"dft": block}, "start_timeout_s": 120}
     (folder / "site.yaml").write_text(yaml.safe_dump(site))
     options = {"log": str(folder / "executions.jsonl"), "sleep_s": 4.0}
     labels = {
@@ -38,7 +36,7 @@ def test_blocks_of_a_killed_driver_are_found_cancelled_and_counted(slurm: SlurmC
     run = RunFolder(tmp_path / "small")
     running = start("launch", file)
     try:
-        slurm.wait_for(lambda: len(executions(tmp_path)) >= 2 or running.poll() is not None, 120)
+        slurm.wait_for(lambda: len(executions(tmp_path)) >= 2 or running.poll() is not None, 240)
         assert running.poll() is None, running.communicate()
         [job] = slurm.live_jobs()
         status = json.loads(campaign("status", run.path, "--json").out)
@@ -46,7 +44,7 @@ def test_blocks_of_a_killed_driver_are_found_cancelled_and_counted(slurm: SlurmC
         assert status["blocks"]["dft"]["running"] == 1
         assert f"jobs {job.id}" in campaign("status", run.path).out
     finally:
-        os.kill(running.pid, signal.SIGKILL)
+        running.kill()
         running.wait()
     told = [line for line in recover(file, dry_run=True).blocks if "slurm" in line]
     assert len(told) == 1
