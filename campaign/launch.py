@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import socket
 import threading
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +47,7 @@ from campaign.run_folder import (
     remove,
 )
 from campaign.site import load_site, worker_cores
+from campaign.state import CampaignState
 from campaign.storage.credentials import take_from_environment
 from campaign.storage.outages import Outage, Patience
 from campaign.store import CampaignStore
@@ -56,6 +55,7 @@ from campaign.store_claims import claim_store, refuse_lost_store, refuse_other_c
 from campaign.task_times import TaskTimes
 from campaign.usage import kept_sums
 from campaign.validation import check_engine
+from campaign.versions import package_versions
 from campaign.views.progress import Progress
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ LEASE_TTL_S = 30.0
 
 SIGTERM_GRACE_S = 20.0
 """Batch systems kill soon after SIGTERM: running tasks get this long, then they are cancelled [s]."""
-
-PACKAGES = ("torch", "pymatgen", "atomate2", "jobflow", "maggma", "parsl", "chgnet", "ase", "smact", "spglib")
 
 
 @dataclass(frozen=True)
@@ -243,16 +241,8 @@ def _drive(
     grace_s: float = SIGTERM_GRACE_S,
 ) -> Outcome:
     """Run the driver between the first and the last write of the campaign's document."""
-    recovered = recover_left(store, folder, config)
-    campaign, state = recovered.campaign, recovered.state
-    reference_path = campaign["reference"]["path"]
-    settings, settings_hash = label_settings(config)
-    refuse_other_settings(campaign, settings_hash)
-    spec = spec_of(config)
-    reference, further = load_prepared(Path(reference_path)), follow_up_settings(config)
-    decider = Decider(store, config, spec, reference, settings, settings_hash, further)
-    for index, chosen in unmade_labels(state).items():
-        state = decider.make_labels(index, chosen, state)
+    campaign, decider, state = _recovered(store, config, folder)
+    reference_path, spec = campaign["reference"]["path"], decider.spec
     site, identity = load_site(config.site, folder.path), campaign_identity(config.name, folder.path)
     status, reason, signals = CampaignStatus.STOPPED, "interrupted", list[str]()
     cores = worker_cores(site)
@@ -261,7 +251,7 @@ def _drive(
     try:
         pools = open_pools(site, folder.logs, pool_kind, identity)
         blocks.look(pools.blocks())
-        begun = {"state": "running", "reason": "", "settings_hash": settings_hash}
+        begun = {"state": "running", "reason": "", "settings_hash": decider.settings_hash}
         store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
         driver = Driver(
             store=store,
@@ -296,6 +286,21 @@ def _drive(
             blocks.end(pools.blocks() if pools else [], "its driver ended")
             _write_end(store, config.name, status, reason)
     return Outcome(folder, status, reason, signals[0] if signals else "")
+
+
+def _recovered(
+    store: CampaignStore, config: CampaignConfig, folder: RunFolder
+) -> tuple[dict[str, Any], Decider, CampaignState]:
+    """Set right what a dead driver left; return the campaign's document, who decides, and where it stands."""
+    recovered = recover_left(store, folder, config)
+    campaign, state = recovered.campaign, recovered.state
+    settings, settings_hash = label_settings(config)
+    refuse_other_settings(campaign, settings_hash)
+    reference, further = load_prepared(Path(campaign["reference"]["path"])), follow_up_settings(config)
+    decider = Decider(store, config, spec_of(config), reference, settings, settings_hash, further)
+    for index, chosen in unmade_labels(state).items():
+        state = decider.make_labels(index, chosen, state)
+    return campaign, decider, state
 
 
 def _close(pools: Pools | None) -> None:
@@ -381,14 +386,3 @@ def _write_campaign(
     ).doc()
     store.insert_new("campaigns", [document])
     store.log_event("launched", f"campaign {config.name} on {socket.gethostname()} (process {os.getpid()})")
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of what decides a campaign's results."""
-    found = {"python": platform.python_version()}
-    for name in ("crystal-campaign", *PACKAGES):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found

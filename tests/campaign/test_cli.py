@@ -15,11 +15,11 @@ from mongo_server import MongoServer, free_port
 from test_driver import small_campaign
 
 from campaign.config import load_config
-from campaign.launch import package_versions
 from campaign.lease import Owner, acquire, process_start
 from campaign.run_folder import RunFolder
 from campaign.store import COLLECTIONS
 from campaign.templates import TEMPLATES
+from campaign.versions import package_versions
 from campaign.views.status import result_rows
 
 
