@@ -260,13 +260,19 @@ def check_uri(uri: str) -> None:
     """Refuse a URI that does not parse.
 
     Raises:
-        StoreError: It does not; pymongo's own words quote pieces of it, any of which may be of the password.
+        StoreError: It does not, or a file of certificates is not there; pymongo's own words quote pieces of it, any of which may be of the password.
     """
     from pymongo import uri_parser
     from pymongo.errors import InvalidURI
 
     try:
         uri_parser.parse_uri(uri, connect_timeout=_SRV_SECONDS)
+    except OSError as error:  # of tlsCAFile or tlsCertificateKeyFile
+        raise StoreError(
+            f"a file that store.uri names cannot be read ({error.strerror})",
+            value=error.filename,
+            cure="check its path and permissions",
+        ) from None
     except (ValueError, InvalidURI):
         raise StoreError(
             "store.uri does not parse",
