@@ -259,15 +259,27 @@ class MongoDocuments:
 def check_uri(uri: str) -> None:
     """Refuse a URI that does not parse.
 
+    pymongo's own words are shown only where they cannot quote a piece of a password: a login that was not escaped
+    ends up in any part of a mistyped URI.
+
     Raises:
-        StoreError: It does not; pymongo's own words quote pieces of it, any of which may be of the password.
+        StoreError: It does not parse, a file of certificates is not there, or a name server does not know the host.
     """
     from pymongo import uri_parser
-    from pymongo.errors import InvalidURI
+    from pymongo.errors import ConfigurationError, InvalidURI
 
     try:
         uri_parser.parse_uri(uri, connect_timeout=_SRV_SECONDS)
-    except (ValueError, InvalidURI):
+    except OSError as error:  # of tlsCAFile or tlsCertificateKeyFile
+        raise StoreError(
+            f"a file that store.uri names cannot be read ({error.strerror})",
+            value=error.filename,
+            cure="check its path and permissions",
+        ) from None
+    except (ValueError, ConfigurationError) as error:
+        if not isinstance(error, ValueError | InvalidURI) and "?" not in uri.rpartition("@")[0]:
+            words = scrub(str(error), secrets_of(uri))
+            raise StoreError(f"store.uri cannot be used: {words}", value=redact(uri)) from None
         raise StoreError(
             "store.uri does not parse",
             value=redact(uri),
