@@ -16,7 +16,7 @@ import psutil
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "deploy" / "testbed"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
-OPTIONS = ("NODES", "CPUS", "GPUS", "MEMORY_MB", "MIN_JOB_AGE", "SLURMD_TIMEOUT", "SLURM_LINES", "ACCOUNTING")
+OPTIONS = ("NODES", "CPUS", "GPUS", "MEMORY_MB", "MIN_JOB_AGE", "SLURMD_TIMEOUT", "SLURM_LINES")
 """Environment variables that slurm_up.sh reads."""
 FINAL = {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 """States in which a job is over."""
