@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -241,34 +241,17 @@ def _drive(
     grace_s: float = SIGTERM_GRACE_S,
 ) -> Outcome:
     """Run the driver between the first and the last write of the campaign's document."""
-    campaign, decider, state = _recovered(store, config, folder)
-    reference_path, spec = campaign["reference"]["path"], decider.spec
+    start = _recovered(store, config, folder)
     site, identity = load_site(config.site, folder.path), campaign_identity(config.name, folder.path)
     status, reason, signals = CampaignStatus.STOPPED, "interrupted", list[str]()
-    cores = worker_cores(site)
     blocks, pools = BlockBook(store, config.name, lease.lease.epoch), None
     blocks.begin()
     try:
         pools = open_pools(site, folder.logs, pool_kind, identity)
         blocks.look(pools.blocks())
-        begun = {"state": "running", "reason": "", "settings_hash": decider.settings_hash}
+        begun = {"state": "running", "reason": "", "settings_hash": start.decider.settings_hash}
         store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
-        driver = Driver(
-            store=store,
-            pools=pools,
-            book=OrderBook(store, config, spec, model_roles(config), folder, reference_path, cores["dft"]),
-            recorder=Recorder(store, config.name, spec),
-            decider=decider,
-            folder=folder,
-            lease=lease,
-            blocks=blocks,
-            state=state,
-            times=TaskTimes.of(store, config, campaign, cores["dft"]),
-            on_change=progress.on_change,
-            cores=cores,
-            tasks=kept_sums(campaign.get("usage") or {}),
-            warned=dict(campaign.get("warned") or {}),
-        )
+        driver = _driver(start, pools, blocks, lease, worker_cores(site), progress)
         patience.leaving = driver.must_leave
         patience.on_wait = lambda outage: progress.on_wait(outage, driver.kept, stopping=driver.stopping)
         progress.begin(config, folder, store, dict(pools.slots))
@@ -288,10 +271,18 @@ def _drive(
     return Outcome(folder, status, reason, signals[0] if signals else "")
 
 
-def _recovered(
-    store: CampaignStore, config: CampaignConfig, folder: RunFolder
-) -> tuple[dict[str, Any], Decider, CampaignState]:
-    """Set right what a dead driver left; return the campaign's document, who decides, and where it stands."""
+@dataclass(frozen=True)
+class _Start:
+    """Where a driver begins, once everything that a dead one left was set right."""
+
+    folder: RunFolder
+    campaign: dict[str, Any]
+    decider: Decider
+    state: CampaignState
+
+
+def _recovered(store: CampaignStore, config: CampaignConfig, folder: RunFolder) -> _Start:
+    """Set right what a dead driver left."""
     recovered = recover_left(store, folder, config)
     campaign, state = recovered.campaign, recovered.state
     settings, settings_hash = label_settings(config)
@@ -300,7 +291,37 @@ def _recovered(
     decider = Decider(store, config, spec_of(config), reference, settings, settings_hash, further)
     for index, chosen in unmade_labels(state).items():
         state = decider.make_labels(index, chosen, state)
-    return campaign, decider, state
+    return _Start(folder, campaign, decider, state)
+
+
+def _driver(
+    start: _Start,
+    pools: Pools,
+    blocks: BlockBook,
+    lease: Heartbeat,
+    cores: Mapping[str, int],
+    progress: Progress,
+) -> Driver:
+    """Return the driver, with all that it works with."""
+    decider, campaign, folder = start.decider, start.campaign, start.folder
+    store, config, spec = decider.store, decider.config, decider.spec
+    path = campaign["reference"]["path"]
+    return Driver(
+        store=store,
+        pools=pools,
+        book=OrderBook(store, config, spec, model_roles(config), folder, path, cores["dft"]),
+        recorder=Recorder(store, config.name, spec),
+        decider=decider,
+        folder=folder,
+        lease=lease,
+        blocks=blocks,
+        state=start.state,
+        times=TaskTimes.of(store, config, campaign, cores["dft"]),
+        on_change=progress.on_change,
+        cores=cores,
+        tasks=kept_sums(campaign.get("usage") or {}),
+        warned=dict(campaign.get("warned") or {}),
+    )
 
 
 def _close(pools: Pools | None) -> None:

@@ -122,7 +122,10 @@ def test_a_result_that_its_folder_does_not_take_comes_through_the_launchpad(
     site: Site, workers: list[Worker], tmp_path: Path
 ) -> None:
     pools, order = opened(site), order_of(tmp_path)
-    (Path(order["work_dir"]) / "result.json").mkdir(parents=True)  # as little use as a full disk
+    folder = Path(order["work_dir"])
+    # As little use as a full disk: a folder in the result's place that cannot be moved out of the way either.
+    for place in ("result.json", "result.json.aside-2/taken"):
+        (folder / place).mkdir(parents=True)
     answer = pools.submit("dft", run_job, order).result(60)
     pools.close(cancel=True)
     assert answer["ok"]

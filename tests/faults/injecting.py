@@ -66,8 +66,10 @@ def node_failed(campaign: SlurmCampaign, dice: random.Random) -> None:
 
 
 def walltime_expired(campaign: SlurmCampaign, dice: random.Random) -> None:
-    """Let a block's time end earlier than its workers know: the batch system ends it in the middle of its work."""
-    campaign.cluster.expire(dice.choice(_told(campaign, "SLURM_JOB_ID")))
+    """Let a block's time end earlier than its workers know: the batch system ends it within half a minute."""
+    job = dice.choice(_told(campaign, "SLURM_JOB_ID"))
+    campaign.cluster.expire(job)
+    campaign.cluster.wait_for(lambda: job not in {one.id for one in campaign.cluster.live_jobs()}, 120)
 
 
 def mongod_killed(campaign: SlurmCampaign, dice: random.Random) -> None:
