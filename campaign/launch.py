@@ -251,7 +251,9 @@ def _drive(
         blocks.look(pools.blocks())
         begun = {"state": "running", "reason": "", "settings_hash": start.decider.settings_hash}
         store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
-        driver = _driver(start, pools, blocks, lease, worker_cores(site), progress)
+        driver = _driver(
+            start, pools=pools, blocks=blocks, lease=lease, cores=worker_cores(site), progress=progress
+        )
         patience.leaving = driver.must_leave
         patience.on_wait = lambda outage: progress.on_wait(outage, driver.kept, stopping=driver.stopping)
         progress.begin(config, folder, store, dict(pools.slots))
@@ -296,6 +298,7 @@ def _recovered(store: CampaignStore, config: CampaignConfig, folder: RunFolder) 
 
 def _driver(
     start: _Start,
+    *,
     pools: Pools,
     blocks: BlockBook,
     lease: Heartbeat,
