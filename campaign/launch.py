@@ -37,6 +37,7 @@ from campaign.driver import Driver
 from campaign.errors import CampaignError, ConfigError, LeaseError, StoreUnreachableError
 from campaign.lease import Heartbeat, acquire, holder
 from campaign.orders import OrderBook, model_roles
+from campaign.parallel.pooling import Pools
 from campaign.parallel.pools import PoolKind, open_pools
 from campaign.recording import Recorder
 from campaign.recovery import project, retry_failed, sweep, unmade_labels
@@ -182,16 +183,7 @@ def _drive(
     cores = site.pools.dft.cores_per_worker if isinstance(site.pools.dft, PoolConfig) else 1
     pools = open_pools(site, folder.logs, pool_kind)
     try:
-        store.set_fields(
-            "campaigns",
-            config.name,
-            {
-                "state": "running",
-                "reason": "",
-                "settings_hash": settings_hash,
-                "blocks": [block.document() for block in pools.blocks()],
-            },
-        )
+        _write_begin(store, config.name, settings_hash, pools)
         driver = Driver(
             store=store,
             pools=pools,
@@ -219,6 +211,12 @@ def _drive(
         if not lease.lost.is_set():
             _write_end(store, config.name, status, reason)
     return Outcome(folder, status, reason)
+
+
+def _write_begin(store: CampaignStore, name: str, settings_hash: str, pools: Pools) -> None:
+    blocks = [block.document() for block in pools.blocks()]
+    fields = {"state": "running", "reason": "", "settings_hash": settings_hash, "blocks": blocks}
+    store.set_fields("campaigns", name, fields)
 
 
 def _write_end(store: CampaignStore, name: str, status: CampaignStatus, reason: str) -> None:
