@@ -12,7 +12,7 @@ from pathlib import Path
 import mongo_server
 import pytest
 
-from campaign.errors import StoreUnreachableError
+from campaign.errors import StoreAwayError
 from campaign.store import CampaignStore, StoreConfig
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,7 @@ def test_a_killed_server_loses_nothing_and_is_told(tmp_path):
         mongo_server.kill(server)
         output, errors = process.communicate(timeout=60)  # the writer ends with the project's error
         assert process.returncode != 0
-        assert StoreUnreachableError.__name__ in errors
+        assert StoreAwayError.__name__ in errors
         last = int(output.split("\n")[-2])
         again = mongo_server.start(binary, server.folder, server.port)
         try:
