@@ -16,7 +16,7 @@ import psutil
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "deploy" / "testbed"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
-OPTIONS = ("NODES", "CPUS", "GPUS", "MEMORY_MB", "MIN_JOB_AGE", "SLURMD_TIMEOUT", "SLURM_LINES", "ACCOUNTING")
+OPTIONS = ("NODES", "CPUS", "GPUS", "MEMORY_MB", "MIN_JOB_AGE", "SLURMD_TIMEOUT", "SLURM_LINES")
 """Environment variables that slurm_up.sh reads."""
 FINAL = {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 """States in which a job is over."""
@@ -137,7 +137,7 @@ class SlurmCluster:
         environment = {**os.environ, **self.environment, "PATH": _path()}
         subprocess.run(["slurmd", "-N", node], env=environment, check=True, capture_output=True)
         self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
-        self.wait_for(lambda: self.node_state(node) == "idle")
+        self.wait_for(lambda: self.node_state(node) in ("idle", "mixed", "allocated"))
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Wait until something is so.

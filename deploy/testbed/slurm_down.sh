@@ -52,8 +52,6 @@ end "$root"/run/slurmd.*.pid "$root/run/slurmctld.pid"
 for pid in $(processes_of_jobs | sort -u); do
     kill -KILL "$pid" 2>/dev/null
 done
-end "$root/run/slurmdbd.pid"
-end "$root/run/mariadbd.pid"
 [ "${KEEP_MUNGE:-0}" = 1 ] || end "$root/run/munged.pid"
 if [ "${WIPE:-0}" = 1 ]; then
     rm -rf "$root"

@@ -9,8 +9,9 @@
 # NODES, CPUS, GPUS, MEMORY_MB   nodes n1, n2, ... and what each has: 2 nodes of 4 CPUs, 2 GPUs, 8000 MB. Nothing of it
 #               has to exist: the nodes are processes of this machine, the GPUs are device files that read as /dev/null
 # MIN_JOB_AGE   how long `squeue` still tells of an ended job [s], default 300
-# SLURM_LINES   further lines of slurm.conf
-# ACCOUNTING=1  also MariaDB and slurmdbd, which `sacct` needs (Debian: mariadb-server slurmdbd)
+# SLURMD_TIMEOUT   after how long the controller takes a silent node for lost [s], default 30
+# SLURM_LINES   further lines of slurm.conf. Without accounting (slurmdbd) there is no `sacct`; ended jobs are listed
+#               in log/ended_jobs.txt
 #
 # Partitions: main (all nodes, the default), gpu (n1 alone), cpu (the last node alone).
 set -euo pipefail
@@ -41,7 +42,7 @@ for file in "$root"/run/*.pid; do
     ! alive "$file" || fail "a cluster of $root is running already (process $(cat "$file") of ${file##*/})"
 done
 
-mkdir -p "$root"/{accounting,devices,etc,log,munge,run,spool,state}
+mkdir -p "$root"/{devices,etc,log,munge,run,spool,state}
 chmod 755 "$root"
 chmod 711 "$root/munge" # munged refuses a key that others can read; its socket must be reachable
 rm -f "$root"/run/*.pid
@@ -139,9 +140,6 @@ CONF
             >>"$root/etc/slurm.conf"
         shift
     done
-    if [ "${ACCOUNTING:-0}" = 1 ]; then
-        cat "$root/etc/accounting.conf" >>"$root/etc/slurm.conf"
-    fi
     printf '%s\n' "${SLURM_LINES:-}" >>"$root/etc/slurm.conf"
 }
 
