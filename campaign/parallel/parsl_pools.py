@@ -39,6 +39,7 @@ from campaign.parallel.queues import QueueSilentError, SubmissionError
 from campaign.site import Site, pool_of, pools_with_workers
 from campaign.site_sizes import PoolSize
 
+_LAST_LOOK_S = 10.0
 _SETTLED_S = 1.5  # a task so old has been placed, if there is a place for it
 
 
@@ -121,7 +122,8 @@ class ParslPools:
             for name, size in sizes.items()
         }
         self.slots: Mapping[str, int] = {}
-        threading.Thread(target=self._watch, name="pools-watch", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="pools-watch", daemon=True)
+        self._watcher.start()
         try:
             self.slots = {name: self._slots(name, sizes.get(name)) for name in self._names}
         except BaseException:
@@ -179,6 +181,7 @@ class ParslPools:
         if not cancel:
             wait(list(self._outstanding))
         self._closed.set()
+        self._watcher.join(_LAST_LOOK_S)  # it may just be submitting a block
         if self._lost:
             # Parsl asks a dead interchange for its managers, without end: leave it, and end what is there.
             atexit.unregister(self._kernel.atexit_cleanup)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from campaign.errors import SiteError
+from campaign.parallel.block_start import DEVICES
 from campaign.site import Site
 from campaign.site_pools import PoolConfig
 from campaign.site_sizes import PoolSize
@@ -168,8 +169,17 @@ def answer(words: Sequence[str], what: str) -> str:
 
 
 def run_command(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command of a batch system; one that hangs fails."""
-    plain = {**os.environ, "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+    """Run a command of a batch system; one that hangs fails.
+
+    A driver may itself run in a job: what that job was given (its end, its devices, its shape) must not be handed on to
+    the jobs that it submits.
+    """
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in DEVICES and (not name.startswith("SLURM_") or name == "SLURM_CONF")
+    }
+    plain |= {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
     try:
         return subprocess.run(
             list(words), capture_output=True, text=True, timeout=ANSWER_S, check=False, env=plain,

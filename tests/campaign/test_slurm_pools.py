@@ -38,14 +38,18 @@ def _error_of(future: Future[Any], timeout_s: float) -> BaseException:
 
 
 def test_workers_have_devices_of_their_own_which_are_the_jobs_own(
-    slurm: SlurmCluster, tmp_path: Path
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As of a job that the driver itself runs in: none of the blocks' business.
+    for name, value in {"SLURM_JOB_END_TIME": "1", "CUDA_VISIBLE_DEVICES": "7", "SLURM_NTASKS": "9"}.items():
+        monkeypatch.setenv(name, value)
     other = slurm.submit("sleep 60", "-p", "gpu", "--gres=gpu:1", "-o", "/dev/null")  # takes device 0
     slurm.wait_for(lambda: slurm.job(other).state == "RUNNING")
     gpu = {**ONE, "gres": "gpu:1", "accelerators": "auto"}
     both = {"walltime": "10 min", "gpus_per_node": 2, "accelerators": "auto"}
     try:
         with pools_on(slurm, tmp_path, gpu=gpu, dft=both) as pools:
+            assert (tmp_path / "pools").stat().st_mode & 0o777 == 0o700
             assert pools.slots["gpu"] == 1
             assert pools.slots["dft"] == 2
             one = pools.submit("gpu", where_and_nap, 0.0)
