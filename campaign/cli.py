@@ -195,10 +195,42 @@ def stop(
 
 
 @app.command()
+def retry(
+    run: Run,
+    failed: Annotated[bool, typer.Option("--failed", help="Every label that has failed.")] = False,
+    cause: Annotated[list[str] | None, typer.Option(help="Those that failed for this cause.")] = None,
+    candidate: Annotated[list[str] | None, typer.Option(help="Those of this candidate.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="The label with this id.")] = None,
+) -> None:
+    """Try failed labels again, their attempts forgiven; a live driver does it at once, else the next resume."""
+    from campaign.retrying import request_retry, which_of
+
+    typer.echo(request_retry(run, which_of(failed, cause or (), candidate or (), label or ())))
+
+
+@app.command()
+def recover(
+    run: Run,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what resume would do.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Set right what a dead driver left, as resume does first, and end; or only say what that is."""
+    from campaign.recover import recover as recover_run
+
+    found = recover_run(run, dry_run=dry_run)
+    if as_json:
+        _print_json(found.document())
+        return
+    for line in found.lines():
+        typer.echo(line)
+    typer.echo("nothing was changed" if dry_run else f"recovered; carry on with `campaign resume {run}`")
+
+
+@app.command()
 def query(
     run: Run,
     collection: Annotated[
-        str, typer.Argument(help="candidates, labels, models, rounds, events, jobs, campaigns.")
+        str, typer.Argument(help="candidates, labels, models, rounds, blocks, events, jobs, campaigns.")
     ],
     filter: Annotated[str, typer.Argument(help="A MongoDB filter as JSON.")] = "{}",
     fields: Annotated[str, typer.Option(help="Fields to show, by commas.")] = "",
@@ -249,7 +281,10 @@ def doctor(
     site: Annotated[
         str | None, typer.Option(help="Also start this site's pools: local, or a site file.")
     ] = None,
-    uri: Annotated[str | None, typer.Option(help="Also try this MongoDB.")] = None,
+    uri: Annotated[
+        str | None,
+        typer.Option(help="Also try this MongoDB: a URI, or env:NAME or file:/path that holds one."),
+    ] = None,
     wait: Annotated[
         float, typer.Option(min=0.1, help="Minutes that the site's workers may take, in queues too.")
     ] = 10.0,
@@ -275,56 +310,17 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if _is_interrupt(error):
+        from campaign.cli_errors import is_interrupt, one_line
+
+        if is_interrupt(error):
             typer.echo("interrupted", err=True)
             sys.exit(130)
-        line = _one_line(error)
+        line = one_line(error)
         if line is None:
             raise
         typer.echo(f"error: {line}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Tell whether Ctrl-C is behind an error: a library that was just being imported turns it into one of its own."""
-    for _ in range(8):
-        if error is None or isinstance(error, KeyboardInterrupt | typer.Abort):
-            break
-        error = error.__cause__ or error.__context__
-    return error is not None and isinstance(error, KeyboardInterrupt | typer.Abort)
-
-
-def _one_line(error: Exception) -> str | None:
-    """Return what a user can cure as one line, None for anything that is a defect of this software."""
-    from campaign.errors import CampaignError
-    from flows.errors import FlowsError
-    from models.errors import ModelsError
-
-    if isinstance(error, CampaignError | FlowsError | ModelsError):
-        return error.one_line()
-    if isinstance(error, OSError):
-        return _file_trouble(error)
-    if hasattr(
-        error, "format_message"
-    ):  # the command line itself is wrong; typer's errors have no public base
-        context = getattr(error, "ctx", None)
-        command = getattr(context, "command_path", "campaign")
-        what = " ".join(str(error.format_message()).split()).rstrip(".")
-        return f"{what}; cure: see `{command} --help`"
-    return None
-
-
-def _file_trouble(error: OSError) -> str | None:
-    """Return what an error of the file system means, None if no file is concerned."""
-    import errno
-
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        where = f"; got {error.filename!r}" if error.filename else ""
-        return f"no space left on the device{where}; cure: free space, then `campaign resume`"
-    if not error.filename:
-        return None
-    return f"{error.strerror}; got {str(error.filename)!r}; cure: check the path and its permissions"
 
 
 def _pools(name: str) -> Any:

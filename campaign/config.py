@@ -20,11 +20,13 @@ from campaign.chemistry import ChemistryConfig, parse_formula
 from campaign.config_block import Block
 from campaign.errors import ConfigError
 from campaign.labels_config import LabelsConfig
+from campaign.storage.credentials import shown
 from campaign.store import StoreConfig
 
 RESUMABLE = frozenset(
     {"site", "stop", "store"}
     | {f"labels.{name}" for name in ("max_attempts", "on_failure", "job_hours", "job_memory_gb")}
+    | {f"labels.{name}" for name in ("max_job_hours", "max_job_memory_gb")}
 )
 """Dotted keys whose edit on resume changes neither what a label means nor which candidate is chosen."""
 
@@ -136,17 +138,27 @@ class LearnConfig(Block):
 
 
 class StopConfig(Block):
-    """Budgets. The campaign ends at the first one that is used up; labels that run are finished."""
+    """Budgets. The campaign ends at the first one that is used up; labels that were begun are finished, unless hard."""
 
     rounds: Annotated[int, Field(ge=1)] = Field(3, description="Rounds.")
     labels: Annotated[int, Field(ge=1)] | None = Field(None, description="Labels of candidates.")
-    core_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Core-hours of all tasks.")
-    node_hours: Annotated[float, Field(gt=0)] | None = Field(None, description="Node-hours of all blocks.")
+    core_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Core-hours of all tasks, failed and lost tries included."
+    )
+    node_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Node-hours of all blocks while they ran, and of the driver's node while it has local pools.",
+    )
     wall_time_hours: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Hours that a driver ran."
     )
     stable_found: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Stable candidates found by DFT."
+    )
+    hard: bool = Field(
+        False,
+        description="What happens when core_hours, node_hours or wall_time_hours is used up. false: no label begins "
+        "any more, begun ones go on to their end; true: no job begins either, only jobs that run come to their end.",
     )
 
 
@@ -246,23 +258,20 @@ def reword(error: ValidationError, model: type[BaseModel], origin: str) -> Confi
     """Turn pydantic's report into one line: what, the value got, the values allowed, the cure."""
     problems = error.errors(include_url=False)
     first = problems[0]
+    got = shown(first["input"], str(first["loc"][-1]) if first["loc"] else "")
     where = ".".join(str(part) for part in first["loc"]) or "(top level)"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
         allowed = _keys_at(model, first["loc"][:-1])
         close = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
         cure = f"did you mean {close[0]!r}?" if close else "remove it"
-        return ConfigError(
-            f"{origin}: unknown key {where}{more}", value=first["input"], allowed=allowed, cure=cure
-        )
+        return ConfigError(f"{origin}: unknown key {where}{more}", value=got, allowed=allowed, cure=cure)
     if first["type"] == "missing":
         return ConfigError(f"{origin}: {where} is missing{more}", cure=f"add {where}")
     message = first["msg"].removeprefix("Value error, ")
     message = _YAML_WORDS.get(first["type"], message)
     expected = (first.get("ctx") or {}).get("expected")
-    return ConfigError(
-        f"{origin}: {where}: {message}{more}", value=first["input"], allowed=expected, cure="correct it"
-    )
+    return ConfigError(f"{origin}: {where}: {message}{more}", value=got, allowed=expected, cure="correct it")
 
 
 _YAML_WORDS = {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from campaign.driver_chain import Chain, batch_script, live_jobs, submit_job, update_chain
 from campaign.errors import CampaignError, LeaseError, SiteError
-from campaign.launch import new_store, prepare_launch, prepare_resume
+from campaign.launch import held_store, prepare_launch, prepare_resume
 from campaign.lease import holder
 from campaign.parallel.pools import PoolKind
 from campaign.run_folder import RunFolder, write_atomic
@@ -41,7 +41,7 @@ def launch_detached(config_file: Path, *, run_dir: Path | None, pools: PoolKind)
         options = ["--run-dir", str(folder.path), "--pools", pools]
         return _start_process(folder, config.name, ["launch", str(config_file.resolve()), *options])
     _refuse_live_chain(folder, config.name)
-    with new_store(config, folder):
+    with held_store(config, folder):
         folder.write_config(config)  # with it alone, the batch job can do the rest
     return _submit(folder, config.name, driver, pools, retry=False)
 
@@ -52,7 +52,7 @@ def resume_detached(run: Path, *, config_file: Path | None, pools: PoolKind, ret
     Raises:
         CampaignError: The campaign cannot be carried on, or its driver failed at once.
     """
-    config, folder = prepare_resume(run, config_file)
+    config, folder, _ = prepare_resume(run, config_file)
     _refuse_live_chain(folder, config.name)
     _refuse_live_driver(folder, config.name)
     driver = load_site(config.site, folder.path).driver

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from campaign.errors import CampaignError
+from campaign.errors import CampaignError, StoreError
 from campaign.parallel.preflight import PACKAGES, probe
 from campaign.site import cores_available, gpus_visible
 
@@ -162,22 +162,31 @@ def check_embedded_store() -> list[Check]:
     return [_tried("embedded store", round_trip, "free space in the folder for temporary files (TMPDIR)")]
 
 
-def check_mongodb(uri: str) -> list[Check]:
-    """Reach a MongoDB server, and see whether it takes a write."""
-    from campaign.storage.config import redact
+def check_mongodb(source: str) -> list[Check]:
+    """Reach a MongoDB server, and see whether it takes a write.
+
+    Args:
+        source: As `store.uri` of a campaign.yaml: a URI without a password, env:NAME or file:/path.
+    """
+    from campaign.storage.credentials import check_source, database_in, redact, secrets_of, uri_of
 
     def ping() -> str:
         import pymongo
 
-        client: Any = pymongo.MongoClient(uri, serverSelectionTimeoutMS=5000)
+        from campaign.storage.mongo_documents import check_uri, client_options, explain
+
+        check_source(source)  # a command line is seen by every user of the machine
+        uri = uri_of(source)
+        check_uri(uri)
         try:
-            version = client.server_info()["version"]
-            database = client.get_default_database("campaign_doctor")
-            document = database["doctor"].insert_one({"what": "doctor"})
-            database["doctor"].delete_one({"_id": document.inserted_id})
-            return f"version {version} at {redact(uri)}, writable"
-        finally:
-            client.close()
+            with pymongo.MongoClient[Any](uri, **client_options()) as client:
+                version = client.server_info()["version"]
+                database = client[database_in(uri) or "campaign_doctor"]
+                document = database["doctor"].insert_one({"what": "doctor"})
+                database["doctor"].delete_one({"_id": document.inserted_id})
+                return f"version {version} at {redact(uri)}, writable"
+        except pymongo.errors.PyMongoError as error:
+            raise StoreError(explain(error, redact(uri), secrets_of(uri)).what) from None
 
     return [_tried("mongodb", ping, "start the server, or correct host, port, user and password in --uri")]
 

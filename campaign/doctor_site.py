@@ -138,4 +138,5 @@ def _launchpad_row(dft: FireworksPoolConfig) -> Check:
     where = dft.launchpad.where() if isinstance(dft.launchpad, LaunchPadConfig) else str(dft.launchpad)
     marks = [f"{word} {mark}" for word, mark in (("category", dft.category), ("worker", dft.fworker)) if mark]
     found = f"{dft.slots} Fireworks at a time{''.join(f', {mark}' for mark in marks)}; FireWorks {fireworks_version()}"
-    return Check("pool dft", True, f"{found}, LaunchPad {where} answers")
+    note = dft.launchpad.note if isinstance(dft.launchpad, LaunchPadConfig) else ""
+    return Check("pool dft", True, f"{found}, LaunchPad {where} answers{f'; {note}' if note else ''}")

@@ -67,6 +67,8 @@ class ModelStatus(StrEnum):
     """Passed the gate: judges and samples from now on."""
     REJECTED = "rejected"
     """Did not pass the gate; kept with its figures."""
+    LOST = "lost"
+    """Its checkpoint is damaged; it is trained again."""
 
 
 FINAL_LABEL = frozenset({LabelStatus.DONE, LabelStatus.FAILED})
@@ -104,12 +106,15 @@ class CampaignDocument(Document):
     """Prepared reference file: path, sha256, counts, what was set aside."""
     settings_hash: str = ""
     """Hash of the label settings (flow, engine, options)."""
-    blocks: list[dict[str, Any]] = []
-    """Live blocks of the pools: pool, block, job id, process id."""
     epoch: int = 0
     """Number of the lease under which a driver last began to work, its pools being there."""
     usage: dict[str, float] = {}
-    """Used so far: seconds per task kind, `core_hours`, `node_hours`, `wall_seconds`."""
+    """Used so far: `core_hours`, `node_hours`, `wall_seconds`, worked out from labels and blocks (`campaign.usage`);
+    and sums over tasks: number and seconds per kind, core-hours of those that are no label's jobs."""
+    warned: dict[str, float] = {}
+    """Budgets whose near end was told: name -> limit."""
+    durations: dict[str, Any] = {}
+    """What tasks that are no labels' jobs took, as sums by kind; see `campaign.durations`."""
     created: str
     stop_requested: str | None = None
     """`drain` or `now`, set by `campaign stop`."""
@@ -201,8 +206,10 @@ class LabelDocument(Document):
     jobs: list[dict[str, Any]] = []
     """Jobs of the flow in order: {uuid, index, name, parents, state, alone}."""
     attempts: list[dict[str, Any]] = []
-    """Every try of a job: job, index, cause and message (None on success), host, pid, started, ended, wall_seconds,
-    core_hours, the folder with its logs, and its cures."""
+    """Every try of a job: job, index, name, n_atoms of the label, cause and message (None on success), host, pid,
+    started, ended, wall_seconds, core_hours, the folder with its logs, its cures, how many geometries further it took a
+    relaxation (of a lost one: 1 if it left any), whether its block_ended, and whether it is forgiven: `machine` where
+    the machine cut it, true where a person asked for the label again."""
     result: dict[str, Any] | None = None
     """LabelDoc of the engine plus formation_energy_per_atom, e_above_hull [eV/atom] and stable."""
     failure: dict[str, Any] | None = None
@@ -236,6 +243,37 @@ class ModelDocument(Document):
     sha256: str | None = None
     seconds: float = 0.0
     created: str
+
+
+class BlockDocument(Document):
+    """One per block of a pool: workers that were started together; and one per driver (pool `driver`)."""
+
+    campaign: str
+    epoch: int
+    """Number of the lease of the driver that started it."""
+    pool: str
+    block_id: str
+    """Number within the pool."""
+    job_id: str
+    """Of the batch system's job, or of a local process."""
+    provider: str
+    """What started it: `local`, `slurm`, ...; `driver`."""
+    host: str
+    """The driver's; where local blocks run."""
+    marker: str
+    """What its processes carry in their environment, see `campaign.parallel.processes`."""
+    nodes: int
+    """Nodes that it holds by itself; local blocks share the driver's, which holds one while there are any."""
+    cores_per_node: int | None = None
+    state: str
+    """`queued`, `running` or `ended`."""
+    submitted: str | None = None
+    started: str | None = None
+    ended: str | None = None
+    seen: str | None = None
+    """Of a driver: when it last wrote that it is there."""
+    message: str = ""
+    """Why it ended, where that is known."""
 
 
 def now() -> str:

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from campaign.actions import Action, BuildLabel, Finish, RunJob, Sample, Score, Screen, Train
+from campaign.blocks import BlockBook
 from campaign.decisions import Decider
 from campaign.documents import now
-from campaign.failures import try_task_again
+from campaign.failures import MACHINE, counted, machine_cut, try_task_again
 from campaign.orders import OrderBook
 from campaign.parallel.pooling import Pools
 from campaign.parallel.pools import classify_exception
 from campaign.plan import plan
 from campaign.recording import Recorder
+from campaign.retrying import act_on_requests
 from campaign.run_folder import RunFolder
-from campaign.state import CampaignState
+from campaign.state import LABEL_FIELDS, CampaignState, project_label
 from campaign.store import CampaignStore
 from campaign.substitutes import substitute_result
+from campaign.task_times import TaskTimes
+from campaign.usage import TASK_CORE_HOURS, budgets, to_warn_of, total_usage
 
 TICK_S = 0.5
 """How often stop requests, the lease and the clock are looked at while nothing comes back [s]."""
@@ -62,20 +66,27 @@ class Driver:
     decider: Decider
     folder: RunFolder
     lease: Holding
+    blocks: BlockBook
     state: CampaignState
+    times: TaskTimes
     on_change: Callable[[CampaignState, dict[str, int]], None]
     """Called after each turn with the state and the number of running tasks per pool."""
+    cores: Mapping[str, int] = field(default_factory=dict)
+    """Cores of a worker of each pool, for tasks whose worker cannot say what they have cost; 1 where none is named."""
+    tasks: dict[str, float] = field(default_factory=dict)
+    """Sums over tasks so far, see `campaign.usage`."""
+    warned: dict[str, float] = field(default_factory=dict)
+    """Budgets whose near end was told: name -> limit."""
     grace_s: float | None = None
     """How long a drain may take before running tasks are cancelled [s]; None: as long as they need."""
-    nodes: int = 1
-    """Nodes that the pools hold, for node-hours."""
     _running: dict[str, tuple[Action, float]] = field(default_factory=dict)
     _done: queue.SimpleQueue[tuple[str, Future[Any]]] = field(default_factory=queue.SimpleQueue)
     _held: dict[str, tuple[Sample, dict[str, Any]]] = field(default_factory=dict)
     """Sampled batches that wait for an earlier batch of their round: batches are recorded in order."""
-    _causes: dict[str, list[str]] = field(default_factory=dict)
-    _usage: dict[str, float] = field(default_factory=dict)
+    _failed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Failed tries of tasks that are no labels' jobs."""
     _usage_written: float = 0.0
+    _unrecorded: int = 0
     _stop_mode: str | None = None
     _stop_since: float | None = None
 
@@ -85,12 +96,11 @@ class Driver:
         Raises:
             CampaignError: The store, the lease or the site failed; everything recorded is whole.
         """
-        self._usage = dict(self.state.usage)
-        last = time.monotonic()
         while True:
             self.lease.check()
             self._look_for_stop()
-            last = self._count_time(last)
+            self._look_for_retries()
+            self._count_usage()
             reason = self._turn()
             self._write_usage(force=reason is not None)
             if reason is not None:
@@ -104,11 +114,28 @@ class Driver:
         It only leaves a note: the state may be in the middle of being replaced.
         """
         self._stop_mode = "now" if "now" in (mode, self._stop_mode) else mode
+        self._stop_since = self._stop_since or time.monotonic()
 
     @property
     def stopping(self) -> bool:
         """Whether a stop has been asked for."""
         return self._stop_mode is not None
+
+    def must_leave(self) -> bool:
+        """Tell whether a stop was asked for that does not wait for a store that is away.
+
+        Without a store nothing can be drained: a first request waits, a second one, `campaign stop --now` or the end
+        of SIGTERM's grace does not. What runs and what was not recorded is repeated, or found in its folder, on resume.
+        """
+        asked = self.folder.stop_request()
+        if asked is not None:
+            self.request_stop(asked)
+        return self._stop_mode == "now" or self._grace_is_over()
+
+    @property
+    def kept(self) -> int:
+        """How many results have come that are not recorded yet."""
+        return self._done.qsize() + self._unrecorded
 
     def _turn(self) -> str | None:
         """Decide and submit; return the reason if the campaign has ended."""
@@ -131,7 +158,8 @@ class Driver:
         function, document = self.book.order(action, self.state)
         if isinstance(action, RunJob):
             self.state = self.recorder.job_started(action, self.state)
-        future = self.pools.submit(action.pool or "", function, document)
+        expected_s = self.times.expected_s(action)
+        future = self.pools.submit(action.pool or "", function, document, expected_s=expected_s)
         self._running[action.key] = (action, time.monotonic())
         future.add_done_callback(lambda done, key=action.key: self._done.put((key, done)))  # type: ignore[misc]
 
@@ -143,9 +171,11 @@ class Driver:
             return
         while not self._done.empty():
             finished.append(self._done.get())
+        self._unrecorded = len(finished)
         for key, future in finished:
             action, begun = self._running.pop(key)
             self._record(action, future, time.monotonic() - begun)
+            self._unrecorded -= 1
 
     def _record(self, action: Action, future: Future[Any], waited_s: float) -> None:
         try:
@@ -155,7 +185,9 @@ class Driver:
         except Exception as error:
             # Whatever a worker raises becomes a typed cause here; the driver itself never stops for it.
             cause, message = classify_exception(error)
-            result = {"ok": False, "failure": {"cause": cause, "message": message, "detail": ""}}
+            failure = {"cause": cause, "message": message, "detail": ""}
+            # a pool knows nothing of a job's own time: it tells of its blocks'
+            result = {"ok": False, "failure": {**failure, "block_ended": cause == "walltime"}}
             if isinstance(action, RunJob):  # the worker cannot say what its end has cost
                 result |= self.book.lost_job(action, waited_s)
         self._count_task(action, result, waited_s)
@@ -167,7 +199,8 @@ class Driver:
         elif result.get("ok", True):
             self._record_task(action, result)
         else:
-            self._failed_task(action, result["failure"])
+            self._failed_task(action, result)
+        self.times.ended(action, result)
 
     def _record_task(self, action: Action, result: dict[str, Any]) -> None:
         match action:
@@ -193,13 +226,14 @@ class Driver:
                 return
             self.state = self.recorder.sampled(*held, self.state)
 
-    def _failed_task(self, action: Action, failure: dict[str, Any]) -> None:
+    def _failed_task(self, action: Action, result: dict[str, Any]) -> None:
         """Try a task again, or after enough tries record what stands in for its result."""
-        causes = self._causes.setdefault(action.key, [])
-        causes.append(failure["cause"])
+        failure, tries = result["failure"], self._failed.setdefault(action.key, [])
+        new = {**failure, "wall_seconds": result.get("seconds"), "geometries": 0}
+        tries.append({**new, "forgiven": MACHINE if machine_cut(tries, new) else None})
         self.store.log_event("task_failed", f"{action.key}: {failure['cause']}: {failure['message']}")
-        if not try_task_again(causes, MAX_TASK_ATTEMPTS, MAX_TASK_LOSSES):
-            self._causes.pop(action.key)
+        if not try_task_again(counted(tries), MAX_TASK_ATTEMPTS, MAX_TASK_LOSSES):
+            self._failed.pop(action.key)
             instead = substitute_result(action, self.state, failure)
             if isinstance(action, BuildLabel):
                 self.state = self.recorder.label_failed(action.label, instead["failure"], self.state)
@@ -227,35 +261,53 @@ class Driver:
         if self._stop_mode is None or self._stop_mode == self.state.stop_requested:
             return
         self.state = replace(self.state, stop_requested=self._stop_mode)
-        self._stop_since = self._stop_since or time.monotonic()
         self.store.log_event("stop_requested", f"mode {self._stop_mode}")
 
-    def _must_cancel(self) -> bool:
-        if not self._running or self._stop_since is None:
-            return False
-        late = self.grace_s is not None and time.monotonic() - self._stop_since > self.grace_s
-        return late or self.state.stop_requested == "now"
+    def _look_for_retries(self) -> None:
+        labels = act_on_requests(self.store, self.folder)
+        if labels:
+            again = self.store.query("labels", {"_id": {"$in": labels}}, fields=LABEL_FIELDS)
+            self.state = self.state.with_labels(project_label(one) for one in again)
 
-    def _count_time(self, last: float) -> float:
-        current = time.monotonic()
-        passed = current - last
-        self._usage["wall_seconds"] = self._usage.get("wall_seconds", 0.0) + passed
-        hours = passed * self.nodes / 3600
-        self._usage["node_hours"] = self._usage.get("node_hours", 0.0) + hours
-        self.state = replace(self.state, usage=dict(self._usage))
-        return current
+    def _must_cancel(self) -> bool:
+        return bool(self._running) and (self._grace_is_over() or self.state.stop_requested == "now")
+
+    def _grace_is_over(self) -> bool:
+        since, grace = self._stop_since, self.grace_s
+        return since is not None and grace is not None and time.monotonic() - since > grace
+
+    def _count_usage(self) -> None:
+        """Look at the blocks and work out what was used; tell of budgets that come to their end."""
+        self.blocks.look(self.pools.blocks())
+        labels = self.state.labels.values()
+        spent = sum(label.core_hours for label in labels)
+        usage = total_usage(self.tasks, spent, self.blocks.documents(), time.time())
+        self.state = replace(self.state, usage=usage)
+        found = budgets(self.decider.config.stop, usage, stable=sum(label.stable for label in labels))
+        for one in to_warn_of(found, self.warned):
+            words = f"{one.name}: {one.used:.3g} of {one.limit:g} used ({100 * one.share:.0f} %)"
+            self.store.log_event("budget_warning", words, **one.document())
+            self.warned[one.name] = one.limit
+            self._set_campaign({"warned": self.warned})
 
     def _count_task(self, action: Action, result: dict[str, Any], waited_s: float) -> None:
+        """Add a task to the sums; what is no label's job leaves no other trace, so it is written down at once."""
         kind = action.key.split("/", 1)[0]
         seconds = float(result.get("seconds") or result.get("wall_seconds") or waited_s)
-        self._usage[f"{kind}_seconds"] = self._usage.get(f"{kind}_seconds", 0.0) + seconds
-        self._usage[f"{kind}_tasks"] = self._usage.get(f"{kind}_tasks", 0.0) + 1
-        spent = float(result.get("core_hours") or seconds / 3600)
-        self._usage["core_hours"] = self._usage.get("core_hours", 0.0) + spent
+        spent = {f"{kind}_seconds": seconds, f"{kind}_tasks": 1.0}
+        if not isinstance(action, RunJob):
+            cores = self.cores.get(action.pool or "", 1)
+            spent[TASK_CORE_HOURS] = float(result.get("core_hours") or seconds * cores / 3600)
+        for name, number in spent.items():
+            self.tasks[name] = self.tasks.get(name, 0.0) + number
+        if not isinstance(action, RunJob):
+            self._write_usage(force=True)
 
     def _write_usage(self, *, force: bool) -> None:
         if force or time.monotonic() - self._usage_written > USAGE_PERIOD_S:
             self._usage_written = time.monotonic()
-            self.store.set_fields(
-                "campaigns", self.decider.config.name, {"usage": self._usage, "updated": now()}
-            )
+            usage = {**self.state.usage, **self.tasks}
+            self._set_campaign({"usage": usage, "durations": self.times.document(), "updated": now()})
+
+    def _set_campaign(self, fields: dict[str, Any]) -> None:
+        self.store.set_fields("campaigns", self.decider.config.name, fields)

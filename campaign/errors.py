@@ -6,6 +6,7 @@
     ├── ComponentError            a named generator, screen, policy, engine... is unknown or mis-optioned
     ├── StoreError                the store cannot be used
     │   ├── StoreUnreachableError     no answer from the server, or no permission on the file
+    │   │   └── StoreAwayError            a server that answered before, and may again: a driver waits for it
     │   ├── StoreVersionError         written by a newer version of this software
     │   └── StoreFullError            no space left on the device
     ├── LeaseError                another driver holds, or has taken, this campaign
@@ -81,6 +82,10 @@ class StoreError(CampaignError):
 
 class StoreUnreachableError(StoreError):
     """No answer from the database server, or no permission on the store's file."""
+
+
+class StoreAwayError(StoreUnreachableError):
+    """The database server does not answer now, or cannot write now; it may come back by itself."""
 
 
 class StoreVersionError(StoreError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from campaign.config_block import Block
 from campaign.failures import POLICIES, Policy
@@ -95,8 +95,17 @@ class LabelsConfig(Block):
     job_hours: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Longest time of one job [h]; what it had relaxed by then is not lost. None: any."
     )
+    max_job_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="What the cure more_time raises `job_hours` to at most [h]; four times `job_hours` when left out.",
+    )
     job_memory_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Most memory of one job's process [GB]; None: any."
+    )
+    max_job_memory_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="What the cure more_memory raises `job_memory_gb` to at most [GB]; four times `job_memory_gb` when "
+        "left out.",
     )
     stable_ev_per_atom: float = Field(
         0.0, description="A label counts as stable when its e_above_hull is at most this [eV/atom]."
@@ -123,6 +132,17 @@ class LabelsConfig(Block):
                     hint = f"; did you mean {close[0]!r}?" if close else ""
                     raise ValueError(f"{name}: no label has a field {field!r}{hint}")
         return value
+
+    @model_validator(mode="after")
+    def _limits_grow(self) -> Self:
+        for name in ("job_hours", "job_memory_gb"):
+            limit, most = getattr(self, name), getattr(self, f"max_{name}")
+            if most is not None and (limit is None or most < limit):
+                raise ValueError(
+                    f"max_{name} is {most:g}, but {name} is {'not set' if limit is None else format(limit, 'g')}: "
+                    f"set {name}, and no more than max_{name}"
+                )
+        return self
 
     def policies(self) -> dict[str, Policy]:
         """Return what is done about each cause of failure."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from campaign.blocks import BlockBook
 from campaign.components import (
     check_components,
     follow_up_settings,
@@ -21,37 +21,41 @@ from campaign.components import (
     reference_of,
     spec_of,
 )
-from campaign.config import (
-    RESUMABLE,
-    CampaignConfig,
-    changes,
-    config_document,
-    config_hash,
-    load_config,
-    stored_config,
-)
+from campaign.config import CampaignConfig, config_document, config_hash, load_config, stored_config
+from campaign.config_paths import with_absolute_paths
 from campaign.decisions import Decider
 from campaign.documents import CampaignDocument, CampaignStatus, now
 from campaign.driver import Driver
-from campaign.errors import CampaignError, ConfigError
+from campaign.errors import CampaignError, StoreUnreachableError
 from campaign.lease import Heartbeat, acquire
 from campaign.orders import OrderBook, model_roles
+from campaign.parallel.pooling import Pools
 from campaign.parallel.pools import PoolKind, open_pools
 from campaign.parallel.queues import campaign_identity
 from campaign.recording import Recorder
-from campaign.recovery import project, retry_failed, sweep, unmade_labels
+from campaign.recover import recover_left
+from campaign.recovery import unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
-from campaign.refusals import (
-    refuse_foreign_store,
-    refuse_lost_store,
-    refuse_other_settings,
-    refuse_second_launch,
+from campaign.refusals import refuse_changes, refuse_other_settings, refuse_second_launch
+from campaign.retrying import retry_failed
+from campaign.run_folder import (
+    RunFolder,
+    default_run_folder,
+    find_run,
+    located_store,
+    private_files,
+    remove,
 )
-from campaign.run_folder import RunFolder, default_run_folder, find_run, located_store
-from campaign.site import Site, load_site
-from campaign.site_pools import PoolConfig
+from campaign.site import load_site, worker_cores
+from campaign.state import CampaignState
+from campaign.storage.credentials import take_from_environment
+from campaign.storage.outages import Outage, Patience
 from campaign.store import CampaignStore
+from campaign.store_claims import claim_store, refuse_lost_store, refuse_other_campaign
+from campaign.task_times import TaskTimes
+from campaign.usage import kept_sums
 from campaign.validation import check_engine
+from campaign.versions import package_versions
 from campaign.views.progress import Progress
 
 if TYPE_CHECKING:
@@ -62,8 +66,6 @@ LEASE_TTL_S = 30.0
 
 SIGTERM_GRACE_S = 20.0
 """Batch systems kill soon after SIGTERM: running tasks get this long, then they are cancelled [s]."""
-
-PACKAGES = ("torch", "pymatgen", "atomate2", "jobflow", "maggma", "parsl", "chgnet", "ase", "smact", "spglib")
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,14 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
         CampaignError: Something the user has to cure; nothing stored is harmed.
     """
     config, folder, reference = prepare_launch(config_file, run_dir)
-    with new_store(config, folder) as store, _holding(store, config.name) as lease:
+    take_from_environment(config.store.uri)
+    with held_store(config, folder) as (store, lease, patience):
         folder.write_config(config)  # first: with it alone, resume can already do the rest
         prepared = prepare_reference(reference, folder.path / "reference")
         _write_campaign(store, config, folder, prepared, reference.summary())
-        return _drive(store, lease, config=config, folder=folder, pool_kind=pools, progress=progress)
+        return _drive(
+            store, lease, patience, config=config, folder=folder, pool_kind=pools, progress=progress
+        )
 
 
 def prepare_launch(config_file: Path, run_dir: Path | None) -> tuple[CampaignConfig, RunFolder, ReferenceSet]:
@@ -104,7 +109,7 @@ def prepare_launch(config_file: Path, run_dir: Path | None) -> tuple[CampaignCon
 
     config = load_config(config_file)
     base = config_file.resolve().parent
-    config = _with_absolute_paths(config, base)
+    config = with_absolute_paths(config, base)
     folder = RunFolder(run_dir.resolve()) if run_dir else default_run_folder(config_file, config)
     check_components(config)
     check_engine(config, load_site(config.site, base))
@@ -116,16 +121,32 @@ def prepare_launch(config_file: Path, run_dir: Path | None) -> tuple[CampaignCon
 
 
 @contextmanager
-def new_store(config: CampaignConfig, folder: RunFolder) -> Iterator[CampaignStore]:
-    """Open the store of a campaign that is being launched, and make the run folder.
+def held_store(
+    config: CampaignConfig, folder: RunFolder, launched: CampaignConfig | None = None
+) -> Iterator[tuple[CampaignStore, Heartbeat, Patience]]:
+    """Open a campaign's store, hold its lease, make the store and the run folder the campaign's own.
+
+    Args:
+        config: The configuration.
+        folder: The run folder; made if it is not there.
+        launched: What the campaign was launched with, if `config` is an edited one.
+
+    Yields:
+        The store, patient when its server is away; the lease; and how outages are borne.
 
     Raises:
-        CampaignError: The store cannot be opened, or holds a campaign.
+        CampaignError: The store cannot be opened, or holds another campaign; another driver has the lease.
     """
-    with CampaignStore.open(located_store(config), folder.path) as store:
-        refuse_foreign_store(store)
+    with (
+        private_files(),
+        CampaignStore.open(located_store(config), folder.path) as opened,
+        _holding(opened, config) as (lease, patience),
+    ):
+        if launched is not None and config.store != launched.store:
+            refuse_other_campaign(opened, launched)
+        claim_store(opened, config.name)
         folder.create()
-        yield store
+        yield opened.patient(patience), lease, patience
 
 
 def resume(
@@ -150,47 +171,68 @@ def resume(
     Raises:
         CampaignError: Something the user has to cure; nothing stored is harmed.
     """
-    config, folder = prepare_resume(run, config_file)
-    with (
-        CampaignStore.open(located_store(config), folder.path) as store,
-        _holding(store, config.name) as lease,
-    ):
-        if store.get("campaigns", config.name) is None:  # killed before the first write
+    config, folder, launched = prepare_resume(run, config_file)
+    torn = folder.is_config_torn()
+    take_from_environment(config.store.uri)
+    with held_store(config, folder, launched) as (store, lease, patience):
+        campaign = store.get("campaigns", config.name)
+        if campaign is None:  # killed before the first write
             reference = reference_of(config, folder.path)
             prepared = prepare_reference(reference, folder.path / "reference")
             _write_campaign(store, config, folder, prepared, reference.summary())
-        folder.stop_file.unlink(missing_ok=True)
+        else:
+            refuse_changes(campaign["config"], config, config_file or folder.config_file)
+        remove(folder.stop_file)
+        if torn:
+            store.log_event("mended", f"{folder.config_file} was torn, and was written again")
         folder.write_config(config)
         if retry:
-            store.log_event("retried", f"{retry_failed(store)} failed labels are tried again")
+            retry_failed(store)
         document = stored_config(config)
         store.set_fields("campaigns", config.name, {"config": document, "config_hash": config_hash(config)})
         return _drive(
-            store, lease, config=config, folder=folder, pool_kind=pools, progress=progress, grace_s=grace_s
+            store,
+            lease,
+            patience,
+            config=config,
+            folder=folder,
+            pool_kind=pools,
+            progress=progress,
+            grace_s=grace_s,
         )
 
 
-def prepare_resume(run: Path, config_file: Path | None) -> tuple[CampaignConfig, RunFolder]:
-    """Check all that a resume can fail at before anything is written; return the configuration, edits taken over.
+def prepare_resume(
+    run: Path, config_file: Path | None
+) -> tuple[CampaignConfig, RunFolder, CampaignConfig | None]:
+    """Check all that a resume can fail at before anything is written.
+
+    Returns:
+        The configuration, edits taken over; the run folder; what was launched, None where its file is torn and only
+        the edited one is left (the store then says whether it fits).
 
     Raises:
         CampaignError: Something the user has to cure.
     """
     folder = find_run(run)
-    config = folder.config()
     edited = config_file or (run if run.is_file() and run.resolve() != folder.config_file else None)
-    if edited is not None:
-        config = _edited(config, load_config(edited), edited)
+    launched = None if edited is not None and folder.is_config_torn() else folder.config()
+    if edited is None:
+        config = folder.config()
+    else:
+        config = with_absolute_paths(load_config(edited), edited.resolve().parent)
+        if launched is not None:
+            refuse_changes(config_document(launched), config, edited)
     check_components(config)
     check_engine(config, load_site(config.site, folder.path))
     refuse_lost_store(config, folder)
-    folder.create()
-    return config, folder
+    return config, folder, launched
 
 
 def _drive(
     store: CampaignStore,
     lease: Heartbeat,
+    patience: Patience,
     *,
     config: CampaignConfig,
     folder: RunFolder,
@@ -199,59 +241,76 @@ def _drive(
     grace_s: float = SIGTERM_GRACE_S,
 ) -> Outcome:
     """Run the driver between the first and the last write of the campaign's document."""
-    swept = sweep(store)
-    if any(swept.values()):
-        store.log_event("swept", f"set back {swept['labels']} running labels", **swept)
-    campaign = store.get("campaigns", config.name) or {}
-    reference_path = campaign["reference"]["path"]
-    settings, settings_hash = label_settings(config)
-    refuse_other_settings(campaign, settings_hash)
-    spec = spec_of(config)
-    reference, further = load_prepared(Path(reference_path)), follow_up_settings(config)
-    decider = Decider(store, config, spec, reference, settings, settings_hash, further)
-    state = project(store, campaign)
-    for index, chosen in unmade_labels(state).items():
-        state = decider.make_labels(index, chosen, state)
+    campaign, decider, state = _recovered(store, config, folder)
+    reference_path, spec = campaign["reference"]["path"], decider.spec
     site, identity = load_site(config.site, folder.path), campaign_identity(config.name, folder.path)
-    _end_orphans(campaign, site, identity)
     status, reason, signals = CampaignStatus.STOPPED, "interrupted", list[str]()
-    dft = site.pools.dft
-    cores = dft.cores_per_worker * (dft.ranks_per_task or 1) if isinstance(dft, PoolConfig) else 1
-    pools = open_pools(site, folder.logs, pool_kind, identity)
+    cores = worker_cores(site)
+    blocks, pools = BlockBook(store, config.name, lease.lease.epoch), None
+    blocks.begin()
     try:
-        blocks = [block.document() for block in pools.blocks()]
-        begun = {"state": "running", "reason": "", "settings_hash": settings_hash, "blocks": blocks}
+        pools = open_pools(site, folder.logs, pool_kind, identity)
+        blocks.look(pools.blocks())
+        begun = {"state": "running", "reason": "", "settings_hash": decider.settings_hash}
         store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
         driver = Driver(
             store=store,
             pools=pools,
-            book=OrderBook(store, config, spec, model_roles(config), folder, reference_path, cores),
+            book=OrderBook(store, config, spec, model_roles(config), folder, reference_path, cores["dft"]),
             recorder=Recorder(store, config.name, spec),
             decider=decider,
             folder=folder,
             lease=lease,
+            blocks=blocks,
             state=state,
+            times=TaskTimes.of(store, config, campaign, cores["dft"]),
             on_change=progress.on_change,
+            cores=cores,
+            tasks=kept_sums(campaign.get("usage") or {}),
+            warned=dict(campaign.get("warned") or {}),
         )
+        patience.leaving = driver.must_leave
+        patience.on_wait = lambda outage: progress.on_wait(outage, driver.kept, stopping=driver.stopping)
         progress.begin(config, folder, store, dict(pools.slots))
         with _signals(driver, grace_s) as signals:
             reason = driver.run()
         status = _final_status(driver, reason)
     except CampaignError as error:
         status, reason = CampaignStatus.FAILED, error.one_line()
+        patience.end()
         raise
     finally:
         progress.end()
-        pools.close(cancel=True)
+        _close(pools)
         if not lease.lost.is_set():
+            blocks.end(pools.blocks() if pools else [], "its driver ended")
             _write_end(store, config.name, status, reason)
     return Outcome(folder, status, reason, signals[0] if signals else "")
 
 
+def _recovered(
+    store: CampaignStore, config: CampaignConfig, folder: RunFolder
+) -> tuple[dict[str, Any], Decider, CampaignState]:
+    """Set right what a dead driver left; return the campaign's document, who decides, and where it stands."""
+    recovered = recover_left(store, folder, config)
+    campaign, state = recovered.campaign, recovered.state
+    settings, settings_hash = label_settings(config)
+    refuse_other_settings(campaign, settings_hash)
+    reference, further = load_prepared(Path(campaign["reference"]["path"])), follow_up_settings(config)
+    decider = Decider(store, config, spec_of(config), reference, settings, settings_hash, further)
+    for index, chosen in unmade_labels(state).items():
+        state = decider.make_labels(index, chosen, state)
+    return campaign, decider, state
+
+
+def _close(pools: Pools | None) -> None:
+    if pools is not None:
+        pools.close(cancel=True)
+
+
 def _write_end(store: CampaignStore, name: str, status: CampaignStatus, reason: str) -> None:
-    store.set_fields(
-        "campaigns", name, {"state": status.value, "reason": reason, "blocks": [], "updated": now()}
-    )
+    fields = {"state": status.value, "reason": reason, "updated": now()}
+    store.set_fields("campaigns", name, fields)
     store.log_event("campaign_" + status.value, reason)
 
 
@@ -292,52 +351,23 @@ def _signals(driver: Driver, grace_s: float) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _holding(store: CampaignStore, name: str) -> Iterator[Heartbeat]:
-    """Hold the campaign's lease, renewed by a thread, and give it back."""
-    lease = acquire(store, name, ttl_s=LEASE_TTL_S)
+def _holding(store: CampaignStore, config: CampaignConfig) -> Iterator[tuple[Heartbeat, Patience]]:
+    """Hold the campaign's lease, renewed by a thread, and give it back; tell how its store's outages are borne."""
+    lease, patience = acquire(store, config.name, ttl_s=LEASE_TTL_S), Patience()
     try:
         with Heartbeat(lease) as heartbeat:
-            yield heartbeat
+            patience.limit_s, patience.guard = config.store.outage_hours * 3600, heartbeat.confirm
+            patience.on_return = partial(_log_outage, store.patient(patience))
+            yield heartbeat, patience
     finally:
-        lease.release()
+        if not patience.gave_up:  # without a server it expires by itself
+            with suppress(StoreUnreachableError):
+                lease.release()
 
 
-def _edited(old: CampaignConfig, new: CampaignConfig, origin: Path) -> CampaignConfig:
-    """Take over an edited configuration if it changes neither labels nor choices."""
-    new = _with_absolute_paths(new, origin.resolve().parent)
-    differing = changes(config_document(old), config_document(new))
-    if differing:
-        key, (before, after) = next(iter(differing.items()))
-        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
-        raise ConfigError(
-            f"{origin}: {key} changed from {before!r}{more}: it would change what the campaign's labels mean",
-            value=after,
-            allowed="changes of " + ", ".join(sorted(RESUMABLE)),
-            cure="undo the change, or launch a new campaign",
-        )
-    return new
-
-
-def _with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
-    """Return the configuration with every path absolute: nothing relative is ever stored."""
-
-    def absolute(source: str) -> str:
-        if source.startswith("builtin:") or source.split(":", maxsplit=1)[0] == "materials-project":
-            return source
-        return str((base / Path(source).expanduser()).resolve())
-
-    reference = config.reference.model_copy(
-        update={
-            "crystals": tuple(map(absolute, config.reference.crystals)),
-            "hull": None if config.reference.hull is None else tuple(map(absolute, config.reference.hull)),
-        }
-    )
-    store, site = config.store, config.site
-    if store.path is not None:
-        store = store.model_copy(update={"path": (base / store.path.expanduser()).resolve()})
-    if site != "local":
-        site = absolute(site)
-    return config.model_copy(update={"reference": reference, "store": store, "site": site})
+def _log_outage(store: CampaignStore, outage: Outage) -> None:
+    message = f"the MongoDB server did not answer for {outage.seconds:.1f} s"
+    store.log_event("store_outage", message, seconds=round(outage.seconds, 1), where=outage.where)
 
 
 def _write_campaign(
@@ -356,22 +386,3 @@ def _write_campaign(
     ).doc()
     store.insert_new("campaigns", [document])
     store.log_event("launched", f"campaign {config.name} on {socket.gethostname()} (process {os.getpid()})")
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of what decides a campaign's results."""
-    found = {"python": platform.python_version()}
-    for name in ("crystal-campaign", *PACKAGES):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _end_orphans(campaign: dict[str, Any], site: Site, identity: str) -> int:
-    """End what a dead driver's pools left on this machine and in batch systems."""
-    from campaign.parallel.orphans import end_orphans, find_orphans
-
-    found = find_orphans(campaign.get("blocks") or [], site, identity, host=platform.node())
-    return end_orphans(found, site)

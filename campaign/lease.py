@@ -3,25 +3,35 @@
 The lease is a document of its own (collection `meta`), so that no write of the campaign's documents can lose
 it. Every acquisition raises the epoch by one; whoever finds another epoch than its own has been replaced.
 Ages are measured by the store's clock (MongoDB's server's), so that hosts need not agree about the time.
+
+An outage of the store never loses a lease by itself. To take one is a conditional write to the same store, so while
+nobody reaches it nobody takes it, however long the heartbeat has been silent; once it answers again the holder's
+epoch tells whether somebody was faster. What an outage does is to leave open whose the campaign is (only our way to
+the server may be cut): therefore nothing is written after a silence longer than the time to live before a renewal
+has succeeded (`Heartbeat.confirm`, which the driver's store asks before each write), and nothing ends for a silence
+alone. The lease's own calls never wait for a server, so no thread is held by them for longer than one try.
 """
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from campaign.errors import LeaseError, StoreError
+from campaign.errors import LeaseError, StoreError, StoreUnreachableError
 from campaign.storage.schema import META
 from campaign.store import CampaignStore
 
+_JOIN_S = 1.0
 DEFAULT_TTL_S = 60.0
 """A lease whose holder was not heard of for so long may be taken."""
 
@@ -228,15 +238,28 @@ class Heartbeat:
         self.stop()
 
     def stop(self) -> None:
-        """End the thread; the lease stays as it is."""
+        """End the thread; the lease stays as it is.
+
+        A thread that waits for a server is not waited for: all it can still do is one renewal, harmless because
+        conditional on the lease being ours.
+        """
         self._stop.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(timeout=_JOIN_S)
 
     def check(self) -> None:
-        """Raise LeaseError if the lease is lost, also when this process slept through its time to live.
+        """Raise LeaseError if the lease is known to be lost; a store that does not answer is no loss."""
+        with contextlib.suppress(StoreUnreachableError):
+            self.confirm()
 
-        The driver calls it before it writes: it costs no round trip to the store.
+    def confirm(self) -> None:
+        """Make sure that the lease is ours: renew it if this process was silent for longer than its time to live.
+
+        The driver's store asks it before each write; as a rule it costs no round trip.
+
+        Raises:
+            LeaseError: It is lost.
+            StoreUnreachableError: The store does not answer, so it cannot be known.
         """
         if not self.lost.is_set() and _clock() - self._renewed > self.lease.ttl_s:
             try:
@@ -253,12 +276,8 @@ class Heartbeat:
             except LeaseError as error:
                 self._lose(error)
                 return
-            except StoreError as error:
-                # The server may come back; until the lease expires nobody else can have taken it.
-                if _clock() - self._renewed > self.lease.ttl_s:
-                    what = f"the lease of {self.lease.campaign!r} could not be renewed: {error.one_line()}"
-                    self._lose(LeaseError(what, cure="see that the store answers, then resume"))
-                    return
+            except StoreError:  # tried again; what it means for the driver is told by its own calls
+                continue
 
     def _renew(self) -> None:
         asked = _clock()
@@ -271,6 +290,17 @@ class Heartbeat:
             self.lost.set()
             if self._on_lost is not None:
                 self._on_lost(reason)
+
+
+@contextmanager
+def holding(store: CampaignStore, name: str, ttl_s: float = DEFAULT_TTL_S) -> Iterator[Heartbeat]:
+    """Hold the campaign's lease, renewed by a thread, and give it back."""
+    lease = acquire(store, name, ttl_s=ttl_s)
+    try:
+        with Heartbeat(lease) as heartbeat:
+            yield heartbeat
+    finally:
+        lease.release()
 
 
 def _clock() -> float:

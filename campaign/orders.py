@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,16 +178,20 @@ class OrderBook:
             job for job in flow["jobs"] if job["uuid"] == action.job and job["index"] == action.index
         )
         attempts = (self.store.get("labels", action.label) or {}).get("attempts", [])
-        causes, policies = causes_of(attempts, action.job, action.index), self.config.labels.policies()
-        hours, memory_gb = self.config.labels.job_hours, self.config.labels.job_memory_gb
+        labels = self.config.labels
+        causes, policies = causes_of(attempts, action.job, action.index), labels.policies()
+        hours = allowance(labels.job_hours, Cure.MORE_TIME, causes, policies, labels.max_job_hours)
+        memory_gb = allowance(
+            labels.job_memory_gb, Cure.MORE_MEMORY, causes, policies, labels.max_job_memory_gb
+        )
         tries = sum((one["job"], one["index"]) == (action.job, action.index) for one in attempts)
         return {
             "job": record["job"],
             "upstream": gathered(record["parents"], self._outputs),
             "work_dir": str(self._job_folder(action)),
             "cures": [cure.value for cure in cures_for(causes, policies)],
-            "seconds": allowance(hours and hours * 3600, Cure.MORE_TIME, causes, policies),
-            "memory_gb": allowance(memory_gb, Cure.MORE_MEMORY, causes, policies),
+            "seconds": hours and hours * 3600,
+            "memory_gb": memory_gb,
             "about": self._about(action, record["name"], tries + 1, state),
         }
 
@@ -194,12 +199,22 @@ class OrderBook:
         return self.folder.work / action.label / f"{action.job}-{action.index}"
 
     def lost_job(self, action: RunJob, waited_s: float) -> dict[str, Any]:
-        """Return what is known of a job whose worker came to an end: where it ran, and what it took."""
+        """Return what is known of a job whose worker came to an end: where it ran, and what it took and left.
+
+        Not all of the time since it was submitted: it may have waited in a queue of blocks, and never begun.
+        """
+        from flows.job_files import left_geometry_since, lock_state
+
+        folder = self._job_folder(action)
+        begun, _ = lock_state(folder)
+        ran_s = 0.0 if begun is None else max(0.0, time.time() - begun)
+        seconds = ran_s if ran_s <= waited_s else 0.0  # an earlier try began it, not this one
         return {
-            "folder": str(self._job_folder(action)),
+            "folder": str(folder),
+            "geometries": int(left_geometry_since(folder, time.time() - waited_s)),
             "ended": now(),
-            "wall_seconds": waited_s,
-            "core_hours": waited_s * self.cores_per_job / 3600,
+            "wall_seconds": seconds,
+            "core_hours": seconds * self.cores_per_job / 3600,
         }
 
     def _about(self, action: RunJob, name: str, attempt: int, state: CampaignState) -> dict[str, Any]:

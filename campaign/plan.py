@@ -30,6 +30,7 @@ from campaign.actions import (
 from campaign.config import CampaignConfig
 from campaign.documents import LabelStatus, derive_seed
 from campaign.state import CampaignState, JobState, LabelState, RoundState
+from campaign.usage import SPENDING, Budget, budgets
 from flows.graph import runnable as runnable_records
 
 JOB_KEY = "job/"
@@ -143,7 +144,6 @@ def _fitting(wanted: Iterator[Action], free: Mapping[str, int], running: Abstrac
 
 def stop_reason(state: CampaignState, spec: Spec) -> str:
     """Return why no new work may begin, or an empty string."""
-    stop, usage = spec.config.stop, state.usage
     if state.stop_requested:
         return "stop requested"
     failed = [label for label in state.references() if label.state == LabelStatus.FAILED and label.rank == 0]
@@ -152,16 +152,20 @@ def stop_reason(state: CampaignState, spec: Spec) -> str:
             f"the element {failed[0].formula} could not be computed (label {failed[0].id}): mend the cause, "
             "then resume with --retry-failed"
         )
-    limits = (
-        ("core_hours", stop.core_hours, usage.get("core_hours", 0.0)),
-        ("node_hours", stop.node_hours, usage.get("node_hours", 0.0)),
-        ("wall_time_hours", stop.wall_time_hours, usage.get("wall_seconds", 0.0) / 3600),
-        ("stable_found", stop.stable_found, sum(label.stable for label in state.labels.values())),
-    )
-    for name, limit, used in limits:
-        if limit is not None and used >= limit:
-            return f"budget used up: {name} {used:.3g} of {limit:g}"
+    for budget in _used_up(state, spec):
+        return f"budget used up: {budget.name} {budget.used:.3g} of {budget.limit:g}"
     return ""
+
+
+def _used_up(state: CampaignState, spec: Spec) -> list[Budget]:
+    stable = sum(label.stable for label in state.labels.values())
+    return [one for one in budgets(spec.config.stop, state.usage, stable=stable) if one.share >= 1]
+
+
+def _nothing_more(state: CampaignState, spec: Spec) -> bool:
+    """Return whether not even begun labels may go on: a stop was asked for, or a hard budget is used up."""
+    spent = spec.config.stop.hard and any(one.name in SPENDING for one in _used_up(state, spec))
+    return bool(state.stop_requested) or spent
 
 
 def _own_actions(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
@@ -190,8 +194,8 @@ def _own_actions(state: CampaignState, spec: Spec, reason: str) -> Iterator[Acti
 
 def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     """Yield every task that could run now, most urgent first."""
-    if state.stop_requested:
-        return  # drain: what runs may end, nothing else begins
+    if _nothing_more(state, spec):
+        return  # what runs may end, nothing else begins
     yield from _label_tasks(state, begin=not reason)
     if reason:
         return
@@ -207,8 +211,8 @@ def _label_tasks(state: CampaignState, *, begin: bool) -> Iterator[Action]:
     """Yield builds and jobs of labels: references first, then by round and rank; begun ones go on after a stop."""
     open_labels = [label for label in state.labels.values() if not label.final]
     open_labels.sort(key=lambda label: (label.purpose != "reference", label.round, label.rank, label.id))
-    begun = [label for label in open_labels if label.state == LabelStatus.RUNNING]
-    rest = [label for label in open_labels if label.state == LabelStatus.QUEUED] if begin else []
+    begun = [label for label in open_labels if label.begun]
+    rest = [label for label in open_labels if not label.begun] if begin else []
     for label in begun + rest:
         if label.jobs:
             for job in runnable(label):

@@ -20,7 +20,7 @@ from campaign.documents import (
     round_id,
     version_id,
 )
-from campaign.failures import causes_of, cures_for, try_again
+from campaign.failures import MACHINE, causes_of, cures_for, machine_cut, tries_of, try_again
 from campaign.labels_config import LabelsConfig
 from campaign.plan import Spec
 from campaign.state import (
@@ -166,7 +166,7 @@ class Recorder:
         jobs = [_job_summary(job) | standing.get(key_of(job), {}) for job in flow["jobs"]]
         fields: dict[str, Any] = {
             "jobs": jobs,
-            "attempts": [*label["attempts"], _attempt(action, result, None)],
+            "attempts": [*label["attempts"], attempt_of(action, result, label, None)],
             "core_hours": label["core_hours"] + float(result.get("core_hours") or 0.0),
         }
         if all(job["state"] == LabelStatus.DONE for job in jobs):
@@ -188,7 +188,10 @@ class Recorder:
         """Note a failed try; queue the job again, or give the label up, as the policy for its cause says."""
         label = self._get("labels", action.label)
         failure = result["failure"]
-        attempts = [*label["attempts"], _attempt(action, result, failure)]
+        new = attempt_of(action, result, label, failure)
+        if machine_cut(tries_of(label["attempts"], action.job, action.index), new):
+            new["forgiven"] = MACHINE
+        attempts = [*label["attempts"], new]
         causes, policies = causes_of(attempts, action.job, action.index), labels.policies()
         again = try_again(causes, policies, labels.max_attempts)
         outcome = LabelStatus.QUEUED if again else LabelStatus.FAILED
@@ -308,10 +311,19 @@ def _with_job_state(
     ]
 
 
-def _attempt(action: RunJob, result: Mapping[str, Any], failure: Mapping[str, Any] | None) -> dict[str, Any]:
+def attempt_of(
+    action: RunJob,
+    result: Mapping[str, Any],
+    label: Mapping[str, Any],
+    failure: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the document of one try of a job."""
+    names = {key_of(job): job["name"] for job in label["jobs"]}
     return {
         "job": action.job,
         "index": action.index,
+        "name": names.get((action.job, action.index), ""),
+        "n_atoms": len(label["structure"]["sites"]),
         "host": result.get("host"),
         "pid": result.get("pid"),
         "started": result.get("started"),
@@ -320,6 +332,8 @@ def _attempt(action: RunJob, result: Mapping[str, Any], failure: Mapping[str, An
         "core_hours": float(result.get("core_hours") or 0.0),
         "folder": result.get("folder"),
         "cures": list(result.get("cures") or ()),
+        "geometries": result.get("geometries"),
+        "block_ended": bool(failure and failure.get("block_ended")),
         "reused": bool(result.get("reused")),
         "cause": failure["cause"] if failure else None,
         "message": failure["message"] if failure else None,

@@ -1,14 +1,11 @@
-"""Resuming: sweep what a dead driver left, finish what it had begun to write, project the store.
-
-Every step may itself be cut off and is repeated at the next start.
-"""
+"""Resuming: project the store, and find what a choice still lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from campaign.documents import CandidateStatus, LabelStatus
+from campaign.documents import ModelStatus
 from campaign.state import (
     LABEL_FIELDS,
     MEMBER_FIELDS,
@@ -20,85 +17,6 @@ from campaign.state import (
     project_round,
 )
 from campaign.store import CampaignStore
-
-
-def sweep(store: CampaignStore) -> dict[str, int]:
-    """Set back every claim of a dead driver: running labels and jobs are queued again.
-
-    The results of jobs that ended meanwhile are found in their folders by the next try, and not computed again.
-
-    Returns:
-        What was swept: number of labels and of candidates whose state was put right.
-    """
-    labels = 0
-    for label in store.query("labels", {"state": LabelStatus.RUNNING.value}, fields=["_id", "jobs"]):
-        jobs = [
-            {**job, "state": LabelStatus.QUEUED.value} if job["state"] == LabelStatus.RUNNING else job
-            for job in label["jobs"]
-        ]
-        store.set_fields("labels", label["_id"], {"jobs": jobs, "state": LabelStatus.QUEUED.value})
-        labels += 1
-    return {"labels": labels, "candidates": _mend_candidates(store)}
-
-
-def retry_failed(store: CampaignStore) -> int:
-    """Queue labels again that were given up, with their attempts forgiven; return how many.
-
-    What their jobs finished before is kept; only the failed jobs run again.
-    """
-    labels = list(store.query("labels", {"state": LabelStatus.FAILED.value}))
-    for label in labels:
-        jobs = [
-            {**job, "state": LabelStatus.QUEUED.value} if job["state"] == LabelStatus.FAILED else job
-            for job in label["jobs"]
-        ]
-        fields = {
-            "jobs": jobs,
-            "attempts": [{**attempt, "forgiven": True} for attempt in label["attempts"]],
-            "state": LabelStatus.QUEUED.value,
-            "failure": None,
-            "followed": False,  # what it calls for is asked again once it is done
-        }
-        if label["purpose"] == "candidate":
-            state = {"state": CandidateStatus.SELECTED.value}
-            store.set_fields("candidates", label["candidate_id"], state)
-        store.set_fields("labels", label["_id"], fields)
-    return len(labels)
-
-
-def _mend_candidates(store: CampaignStore) -> int:
-    """Give candidates the state of their label where a crash fell between the two writes.
-
-    Those that were chosen and do not know it yet matter most: in the backlog they would be chosen again.
-    """
-    wanted = {
-        LabelStatus.QUEUED: CandidateStatus.SELECTED,
-        LabelStatus.RUNNING: CandidateStatus.LABELLING,
-        LabelStatus.DONE: CandidateStatus.LABELLED,
-        LabelStatus.FAILED: CandidateStatus.FAILED,
-    }
-    chosen = [
-        name for one in store.query("rounds", fields=["selected"]) for name in one.get("selected") or ()
-    ]
-    unsettled = [CandidateStatus.SCREENED, CandidateStatus.SELECTED, CandidateStatus.LABELLING]
-    candidates = store.query(
-        "candidates", {"_id": {"$in": chosen}, "state": {"$in": [state.value for state in unsettled]}},
-        fields=["_id", "state"],
-    )  # fmt: skip
-    states = {one["_id"]: one["state"] for one in candidates}
-    labels = store.query(
-        "labels",
-        {"candidate_id": {"$in": sorted(states)}, "purpose": {"$ne": "follow_up"}},
-        fields=["_id", "candidate_id", "state"],
-    )
-    updates: list[tuple[str, dict[str, Any]]] = []
-    for label in labels:
-        name, state = label["candidate_id"], wanted[LabelStatus(label["state"])].value
-        if states[name] != state:
-            updates.append((name, {"state": state, "label_id": label["_id"]}))
-    if updates:
-        store.set_fields_many("candidates", updates)
-    return len(updates)
 
 
 def project(store: CampaignStore, campaign: Mapping[str, Any]) -> CampaignState:
@@ -117,12 +35,16 @@ def project(store: CampaignStore, campaign: Mapping[str, Any]) -> CampaignState:
     labels = [project_label(document) for document in store.query("labels", fields=LABEL_FIELDS)]
     models = [
         project_model(document)
-        for document in store.query("models", fields=["_id", "key", "term", "state", "checkpoint"])
+        for document in store.query(
+            "models",
+            {"state": {"$ne": ModelStatus.LOST.value}},
+            fields=["_id", "key", "term", "state", "checkpoint"],
+        )
     ]
     return CampaignState(
         rounds={one["index"]: project_round(one, members.get(one["index"], ())) for one in rounds},
         labels={label.id: label for label in labels},
-        by_candidate={label.candidate_id: label.id for label in labels},
+        by_candidate={label.candidate_id: label.id for label in labels if label.purpose != "follow_up"},
         models={(model.key, model.term): model for model in models},
         references_known=bool((campaign.get("reference") or {}).get("labels_written")),
         usage=dict(campaign.get("usage") or {}),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from campaign.config import CampaignConfig
-from campaign.errors import ConfigError, LeaseError, StoreError
+from campaign.config import RESUMABLE, CampaignConfig, changes, config_document, parse_config
+from campaign.errors import ConfigError, LeaseError
 from campaign.lease import holder
-from campaign.run_folder import RunFolder, located_store
-from campaign.store import CampaignStore, embedded_path
+from campaign.run_folder import RunFolder
 
 
 def refuse_second_launch(folder: RunFolder) -> None:
@@ -35,43 +34,6 @@ def refuse_second_launch(folder: RunFolder) -> None:
         )
 
 
-def refuse_lost_store(config: CampaignConfig, folder: RunFolder) -> None:
-    """Refuse to begin anew where work was done: its store was lost, moved, or another one is named.
-
-    Raises:
-        StoreError: The run folder holds the campaign's work, the store does not hold the campaign.
-    """
-    if not any(next(place.glob("*"), None) for place in (folder.work, folder.models)):
-        return  # killed before its first task: there is nothing to lose
-    where, found = config.store.redacted()["uri"], None
-    if config.store.kind == "embedded":
-        where = embedded_path(config.store, folder.path)
-    if not isinstance(where, Path) or (where.exists() and where.stat().st_size):
-        with CampaignStore.open(located_store(config), folder.path, read_only=True) as store:
-            found = store.get("campaigns", config.name)
-    if found is None:
-        raise StoreError(
-            f"the store of campaign {config.name!r} is not there, but its run folder holds work",
-            value=str(where),
-            cure="put the store back, or name it with --config; to begin anew, launch with another --run-dir",
-        )
-
-
-def refuse_foreign_store(store: CampaignStore) -> None:
-    """Refuse to launch into a store that holds a campaign.
-
-    Raises:
-        ConfigError: It does.
-    """
-    others = [one["_id"] for one in store.query("campaigns", fields=["_id", "run_dir"])]
-    if others:
-        raise ConfigError(
-            "the store holds a campaign already",
-            value=others[0],
-            cure="one store (file, or database and prefix) per campaign: resume that one, or name another",
-        )
-
-
 def refuse_other_settings(campaign: dict[str, Any], settings_hash: str) -> None:
     """Refuse to carry on with label settings that would make labels of two kinds.
 
@@ -85,4 +47,29 @@ def refuse_other_settings(campaign: dict[str, Any], settings_hash: str) -> None:
             value=settings_hash,
             allowed=stored,
             cure="restore the engine's version and options, or launch a new campaign",
+        )
+
+
+def refuse_changes(stored: dict[str, Any], new: CampaignConfig, origin: Path) -> None:
+    """Refuse a configuration that would change labels or choices, with every difference.
+
+    Args:
+        stored: The configuration that the campaign has, as a document.
+        new: The configuration to go on with.
+        origin: Where that comes from.
+
+    Raises:
+        ConfigError: It differs in more than may change.
+    """
+    try:
+        old = config_document(parse_config(stored, "store"))  # with the defaults of keys that are newer
+    except ConfigError:
+        old = stored
+    differing = changes(old, config_document(new))
+    if differing:
+        told = ", ".join(f"{key} {before!r} -> {after!r}" for key, (before, after) in differing.items())
+        raise ConfigError(
+            f"{origin}: what would change the campaign's labels or choices cannot be edited: {told}",
+            allowed="changes of " + ", ".join(sorted(RESUMABLE)),
+            cure="undo the change, or launch a new campaign",
         )

@@ -7,7 +7,7 @@
   models/            checkpoints, one folder per version
   work/              one folder per label and job
   logs/              driver, pools, workers
-  control/           requests to the driver (`campaign stop`), its batch jobs
+  control/           requests to the driver (`campaign stop`, `campaign retry`), its batch jobs
 """
 
 from __future__ import annotations
@@ -16,16 +16,25 @@ import contextlib
 import errno
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
-from campaign.config import CampaignConfig, config_document, load_config
+from campaign.config import CampaignConfig, config_document, load_config, parse_config
 from campaign.errors import ConfigError, RunNotFoundError, StoreFullError, StoreUnreachableError
-from campaign.store import CampaignStore
+from campaign.storage.credentials import database_in
+from campaign.store import CampaignStore, StoreConfig
+
+FIRST_LINE = "# As launched, with every default. Edit your own file instead."
+LAST_LINE = "# The end of campaign.yaml: without this line the file was cut off."
+"""Between them lies the configuration: YAML that was cut off may still be valid YAML, of another campaign."""
+
+PRIVATE = 0o077
+"""Permissions that no file of a campaign has: those of the group and of others."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,11 @@ class RunFolder:
     def config_file(self) -> Path:
         """The configuration as launched."""
         return self.path / "campaign.yaml"
+
+    @property
+    def store_file(self) -> Path:
+        """The embedded store, unless `store.path` names another place."""
+        return self.path / "store.sqlite"
 
     @property
     def models(self) -> Path:
@@ -55,9 +69,14 @@ class RunFolder:
         return self.path / "logs"
 
     @property
+    def control(self) -> Path:
+        """Requests to the driver."""
+        return self.path / "control"
+
+    @property
     def stop_file(self) -> Path:
         """Request of `campaign stop`."""
-        return self.path / "control" / "stop.json"
+        return self.control / "stop.json"
 
     @property
     def driver_log(self) -> Path:
@@ -75,16 +94,22 @@ class RunFolder:
         return self.path / "control" / "driver.sbatch"
 
     def create(self) -> None:
-        """Make the folders."""
+        """Make the folders, and close those to other users that are there: readers have the store's server."""
         for folder in (self.models, self.work, self.logs, self.stop_file.parent, self.path / "reference"):
             folder.mkdir(parents=True, exist_ok=True)
+        for place in (self.path, *self.path.glob("*"), *self.logs.glob("*")):
+            with contextlib.suppress(OSError):  # another user's: not ours to close
+                if not place.is_symlink():
+                    place.chmod(place.stat().st_mode & 0o700)
 
     def config(self) -> CampaignConfig:
-        """Return the configuration as launched.
+        """Return the configuration as launched; where its file is torn, what an embedded store says of it.
 
         Raises:
             ConfigError: The file is damaged or was edited wrongly.
         """
+        if self.is_config_torn():
+            return self._stored_config()
         try:
             return load_config(self.config_file)
         except ConfigError as error:
@@ -94,8 +119,31 @@ class RunFolder:
     def write_config(self, config: CampaignConfig) -> None:
         """Write the configuration, with every default, for resume and for people."""
         text = yaml.safe_dump(config_document(config), sort_keys=False, allow_unicode=True)
-        write_atomic(
-            self.config_file, "# As launched, with every default. Edit your own file instead.\n" + text
+        write_atomic(self.config_file, f"{FIRST_LINE}\n{text}{LAST_LINE}\n")
+
+    def is_config_torn(self) -> bool:
+        """Tell whether the configuration is missing, cut off, or no text; one that a user wrote is never torn."""
+        try:
+            text = self.config_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return True
+        whole = text.rstrip().endswith(LAST_LINE) or not text.startswith(FIRST_LINE)
+        return not whole or FIRST_LINE.startswith(text.rstrip("\n"))
+
+    def _stored_config(self) -> CampaignConfig:
+        """Return the configuration that the embedded store in this folder holds.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if self.store_file.is_file():
+            with CampaignStore.open(StoreConfig(), self.path, read_only=True) as store:
+                for campaign in store.query("campaigns", fields=["config"], limit=1):
+                    return parse_config(campaign["config"], str(self.store_file))
+        raise ConfigError(
+            "the configuration in the run folder is torn",
+            value=str(self.config_file),
+            cure="put your own campaign.yaml in its place, its paths absolute",
         )
 
     def store(self, *, read_only: bool = True) -> CampaignStore:
@@ -105,21 +153,28 @@ class RunFolder:
     def stop_request(self) -> str | None:
         """Return `drain` or `now` if a stop was asked for; a torn file counts as `drain`."""
         try:
-            return str(json.loads(self.stop_file.read_text())["mode"])
+            mode = json.loads(self.stop_file.read_text())["mode"]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
             return "drain"
+        return "now" if mode == "now" else "drain"
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Let whatever is made in a `with` block, by this process or by those it starts, be its user's alone."""
+    old = os.umask(PRIVATE)
+    try:
+        yield
+    finally:
+        os.umask(old)
 
 
 def located_store(config: CampaignConfig) -> Any:
     """Return the store's configuration; a database that neither it nor the URI names is called as the campaign."""
     store = config.store
-    if (
-        store.kind == "mongodb"
-        and store.database is None
-        and not urlsplit(store.resolved_uri()).path.strip("/")
-    ):
+    if store.kind == "mongodb" and store.database is None and not database_in(store.resolved_uri()):
         return config.store.model_copy(update={"database": config.name})
     return config.store
 
@@ -143,7 +198,7 @@ def find_run(path: Path) -> RunFolder:
             raise RunNotFoundError("RUN is no campaign", value=str(path), cure=error.one_line()) from None
     else:
         folder = RunFolder(resolved)
-    if not folder.config_file.is_file():
+    if not folder.config_file.is_file() and not folder.store_file.is_file():
         raise RunNotFoundError(
             "there is no campaign",
             value=str(path),
@@ -151,6 +206,14 @@ def find_run(path: Path) -> RunFolder:
             cure="start one with `campaign launch campaign.yaml`, or name the folder given to --run-dir",
         )
     return folder
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or whatever lies in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -52,6 +52,7 @@ from campaign.site_pools import (
     with_batch,
 )
 from campaign.site_sizes import PoolSize, batch_size, local_sizes
+from campaign.storage.credentials import shown
 
 POOLS = ("gpu", "cpu", "dft")
 """Names of the pools, in the order in which they are shown."""
@@ -82,7 +83,7 @@ class Site(BaseModel):
         default=None, description="Where pods run (provider kubernetes)."
     )
     driver: DriverConfig | None = Field(
-        default=None, description="The batch job that `campaign launch --detach` lets the driver run in."
+        default=None, description="The batch job that `campaign launch FILE --detach` lets the driver run in."
     )
     worker_init: tuple[str, ...] = Field(
         default=(),
@@ -154,7 +155,7 @@ def load_site(value: str, base_dir: Path) -> Site:
         ) from error
     if not isinstance(document, dict):
         raise SiteError(
-            f"{path} is not a table of settings", value=document, allowed=sorted(Site.model_fields)
+            f"{path} is not a table of settings", value=shown(document), allowed=sorted(Site.model_fields)
         )
     site = _checked(document, path)
     if isinstance(site.pools.dft, FireworksPoolConfig):
@@ -184,7 +185,7 @@ def _checked(document: Mapping[str, object], path: Path) -> Site:
         secret = "launchpad" in fault["loc"]  # may hold a password
         hidden = secret or fault["type"] == "pools"  # where the value would be the whole file
         raise SiteError(
-            f"{path.name}: {place or 'site'}: {what}", value=None if hidden else fault["input"], allowed=allowed,
+            f"{path.name}: {place or 'site'}: {what}", value=None if hidden else shown(fault["input"]), allowed=allowed,
             cure=f"correct {path}{more}",
         ) from error  # fmt: skip
 
@@ -221,6 +222,15 @@ def _fields_at(place: tuple[int | str, ...]) -> list[str]:
 def pools_with_workers(site: Site) -> tuple[str, ...]:
     """Return the names of the pools whose workers the site starts: all, but for one on a LaunchPad."""
     return tuple(name for name in POOLS if isinstance(getattr(site.pools, name), PoolConfig))
+
+
+def worker_cores(site: Site) -> dict[str, int]:
+    """Return pool -> cores of one task of it, all its ranks together; 1 where others start its workers."""
+    pools = {name: getattr(site.pools, name) for name in POOLS}
+    return {
+        name: one.cores_per_worker * (one.ranks_per_task or 1) if isinstance(one, PoolConfig) else 1
+        for name, one in pools.items()
+    }
 
 
 def pool_of(site: Site, name: str) -> PoolConfig:

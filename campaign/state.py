@@ -101,6 +101,12 @@ class LabelState:
         """Whether nothing will be computed for it any more."""
         return self.state in FINAL_LABEL
 
+    @property
+    def begun(self) -> bool:
+        """Whether a job of it runs, or ran: after a crash its label is queued again, and begun all the same."""
+        done = any(job.state == LabelStatus.DONE for job in self.jobs)
+        return not self.final and (self.state == LabelStatus.RUNNING or done)
+
 
 @dataclass(frozen=True)
 class ModelState:
@@ -141,6 +147,11 @@ class CampaignState:
     def with_model(self, model: ModelState) -> CampaignState:
         """Return the state with this version decided."""
         return replace(self, models={**self.models, (model.key, model.term): model})
+
+    def without_models(self, models: Iterable[ModelState]) -> CampaignState:
+        """Return the state with these versions undecided."""
+        lost = {(model.key, model.term) for model in models}
+        return replace(self, models={key: model for key, model in self.models.items() if key not in lost})
 
     def decided(self, key: str, term: int) -> bool:
         """Return whether every version of `key` up to `term` was promoted or refused."""

@@ -7,25 +7,36 @@ from pathlib import Path
 
 from campaign.documents import now as time_now
 from campaign.driver_chain import end_chain, read_chain
+from campaign.errors import StoreAwayError
 from campaign.lease import holder
-from campaign.run_folder import RunFolder, find_run, write_atomic
+from campaign.run_folder import RunFolder, find_run, private_files, write_atomic
 
 
 def request_stop(run: Path, *, now: bool) -> str:
     """Leave a request for the driver, which looks twice a second; return what to tell the user.
 
+    The request is left as well when the store's server is away: a driver may be waiting for the same server.
+
     Raises:
         RunNotFoundError: There is no campaign at `run`.
+        StoreError: The store cannot be used; a server that is away is no error here.
     """
     folder = find_run(run)
     name = folder.config().name
-    with folder.store() as store:
-        campaign, driver = store.get("campaigns", name) or {}, holder(store, name)
+    try:
+        with folder.store() as store:
+            campaign, driver = store.get("campaigns", name) or {}, holder(store, name)
+    except StoreAwayError as error:
+        _leave(folder, now=now)
+        done = "leaves at once" if now else "drains once the server is back (--now: leaves at once)"
+        return (
+            f"{error.what} ({error.value}), so whether a driver of {name} is at work cannot be known: "
+            f"if one waits for the server, it {done}; carry on with `campaign resume {folder.path}`"
+        )
     live = driver is not None and driver.is_live
     told = _end_batch_jobs(folder, running=not live)
     if live:
-        mode = "now" if now else "drain"
-        write_atomic(folder.stop_file, json.dumps({"mode": mode, "time": time_now()}))
+        _leave(folder, now=now)
         done = "cancels what runs" if now else "lets running tasks end and begins nothing new"
         return f"asked the driver of {name} to stop: it {done}{told}; carry on with `campaign resume {folder.path}`"
     state = campaign.get("state", "not launched")
@@ -40,3 +51,9 @@ def _end_batch_jobs(folder: RunFolder, *, running: bool) -> str:
         return ""
     cancelled = end_chain(folder, "stopped by `campaign stop`", running=running)
     return f"; its batch job {', '.join(cancelled)} is cancelled" if cancelled else ""
+
+
+def _leave(folder: RunFolder, *, now: bool) -> None:
+    with private_files():
+        request = {"mode": "now" if now else "drain", "time": time_now()}
+        write_atomic(folder.stop_file, json.dumps(request))

@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from campaign.errors import QueryError, StoreError, StoreVersionError
 from campaign.storage.config import StoreConfig
+from campaign.storage.documents import Documents
 from campaign.storage.dotted import check_fields, check_settable
 from campaign.storage.matching import compile_filter
+from campaign.storage.outages import Patience, PatientDocuments
 from campaign.storage.schema import COLLECTIONS, INDEXES, META, STORE_VERSION
 from campaign.storage.search import Filter, Search, Sort
 
@@ -30,35 +32,13 @@ if TYPE_CHECKING:
 __all__ = ["COLLECTIONS", "STORE_VERSION", "CampaignStore", "StoreConfig"]
 
 
-class _Documents(Protocol):
-    """What both kinds of store can do; see `sqlite_documents` and `mongo_documents`."""
-
-    def close(self) -> None: ...
-    def get(self, collection: str, id_: str) -> dict[str, Any] | None: ...
-    def find(self, collection: str, search: Search) -> Iterator[dict[str, Any]]: ...
-    def count(self, collection: str, criteria: Filter) -> int: ...
-    def count_by(self, collection: str, field: str, criteria: Filter) -> dict[Any, int]: ...
-    def insert_new(self, collection: str, documents: Sequence[Mapping[str, Any]]) -> list[str]: ...
-    def put(self, collection: str, documents: Sequence[Mapping[str, Any]]) -> None: ...
-    def set_fields(
-        self, collection: str, id_: str, fields: Mapping[str, Any], expect: Filter | None = None
-    ) -> bool: ...
-    def set_fields_many(self, collection: str, updates: Iterable[tuple[str, Mapping[str, Any]]]) -> int: ...
-    def replace_by(
-        self, collection: str, keys: Sequence[str], documents: Sequence[Mapping[str, Any]]
-    ) -> None: ...
-    def ensure_indexes(self, wanted: Mapping[str, Sequence[str]]) -> None: ...
-    def server_time(self) -> float: ...
-    def together(self) -> contextlib.AbstractContextManager[object]: ...
-
-
 class CampaignStore:
     """The documents of one campaign. Threads may share it; each process opens its own.
 
     Open it with `CampaignStore.open`, as a context manager or with `close`.
     """
 
-    def __init__(self, documents: _Documents, config: StoreConfig, location: str, *, read_only: bool) -> None:
+    def __init__(self, documents: Documents, config: StoreConfig, location: str, *, read_only: bool) -> None:
         self._documents = documents
         self.config = config
         self.location = location
@@ -83,14 +63,14 @@ class CampaignStore:
             StoreVersionError: Written by a newer version of this software; nothing was changed.
             StoreError: The file is damaged or no store; the settings cannot be used.
         """
-        documents: _Documents
+        documents: Documents
         if config.kind == "embedded":
             from campaign.storage.sqlite_documents import SqliteDocuments
 
             path = embedded_path(config, run_dir)
             documents, location = SqliteDocuments(path, read_only=read_only), str(path)
         else:
-            from campaign.storage.config import redact
+            from campaign.storage.credentials import redact
             from campaign.storage.mongo_documents import MongoDocuments
 
             uri = config.resolved_uri()
@@ -106,6 +86,18 @@ class CampaignStore:
             store.close()
             raise
         return store
+
+    def patient(self, patience: Patience) -> CampaignStore:
+        """Return this store for a driver: its calls outlast the server's outages.
+
+        Readers stay with the store itself, which tells within seconds that the server does not answer. The embedded
+        store has no server, and is returned as it is.
+        """
+        if self.config.kind == "embedded":
+            return self
+        where = self.location.removeprefix("mongodb://")
+        documents = PatientDocuments(self._documents, where, patience)
+        return CampaignStore(documents, self.config, self.location, read_only=self.read_only)
 
     def close(self) -> None:
         """Close the store; closing twice is fine."""

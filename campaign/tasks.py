@@ -19,16 +19,39 @@ Result = dict[str, Any]
 
 
 def timed(function: Callable[[Task], Result]) -> Callable[[Task], Result]:
-    """Add where and how long a task ran: `host`, `pid`, `seconds`."""
+    """Add where and how long a task ran: `host`, `pid`, `seconds`, `core_hours`.
+
+    Where its block ends: `ok` false and `failure`.
+    """
 
     @wraps(function)
     def run(task: Task) -> Result:
+        from flows.causes import BlockEndedError, failure_of
+        from flows.job_context import cores_held
+        from flows.job_limits import no_time_left, until_block_ends
+
+        no_time = no_time_left()
         begin = time.monotonic()
-        result = function(task)
-        where = {"host": socket.gethostname(), "pid": os.getpid(), "seconds": time.monotonic() - begin}
-        return {**where, **result}
+        keep_private()
+        try:
+            if no_time is not None:
+                raise no_time
+            with until_block_ends():
+                result = function(task)
+        except BlockEndedError as error:
+            result = {"ok": False, "failure": failure_of(error).model_dump(mode="json")}
+            if no_time is not None:
+                result["seconds"] = 0.0
+        seconds = time.monotonic() - begin
+        spent = {"seconds": seconds, "core_hours": seconds * cores_held() / 3600}
+        return {"host": socket.gethostname(), "pid": os.getpid(), **spent, **result}
 
     return run
+
+
+def keep_private() -> None:
+    """Let what a worker writes be its user's alone, whatever umask its batch system or FireWorks gave it."""
+    os.umask(0o077)
 
 
 @timed
@@ -131,6 +154,7 @@ def run_job(task: Task) -> Result:
     from flows.job_limits import Limits
     from flows.run import run_job_once
 
+    keep_private()
     limits = Limits(task["seconds"], task["memory_gb"])
     return run_job_once(task["job"], task["upstream"], task["work_dir"], cures=task["cures"], limits=limits)
 

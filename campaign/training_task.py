@@ -246,7 +246,8 @@ def _kept(
     from models.checkpoint import folder_sha256
 
     folder = Path(task["folder"])
-    shutil.rmtree(folder, ignore_errors=True)  # of a try that was cut off
+    shutil.rmtree(folder, ignore_errors=True)  # of a try that was cut off, or damaged since
+    folder.unlink(missing_ok=True)  # a file in its place
     model.save(folder)
     return {
         "promoted": promoted,

@@ -76,7 +76,8 @@ def validate(file: Path) -> Iterator[str]:
         from campaign.parallel.launchpad import Board
 
         Board(dft.launchpad).close()
-        yield f"LaunchPad: {dft.launchpad.where()} answers"
+        note = f"; {dft.launchpad.note}" if dft.launchpad.note else ""
+        yield f"LaunchPad: {dft.launchpad.where()} answers{note}"
     if config.store.kind == "mongodb":
         with CampaignStore.open(located_store(config), base, read_only=True):
             yield "store: the MongoDB server answers"

@@ -37,6 +37,14 @@ class JobTimeError(RuntimeError):
     """A job used up the time that it was given."""
 
 
+class BlockEndedError(JobTimeError):
+    """The walltime of the worker's block is about to end: the machine's limit, not the job's own."""
+
+
+class WorkerEndedError(RuntimeError):
+    """The worker was told to end (SIGTERM), as batch systems do when they take a node back."""
+
+
 TYPES: tuple[tuple[type[BaseException], FailureCause], ...] = (
     (IonicNotConvergedError, FailureCause.IONIC_NOT_CONVERGED),
     (BadGeometryError, FailureCause.BAD_GEOMETRY),
@@ -44,6 +52,7 @@ TYPES: tuple[tuple[type[BaseException], FailureCause], ...] = (
     (CodeCrashedError, FailureCause.CODE_CRASHED),
     (OutputParseError, FailureCause.PARSE_ERROR),
     (JobTimeError, FailureCause.WALLTIME),
+    (WorkerEndedError, FailureCause.NODE_LOST),
     (MemoryError, FailureCause.OUT_OF_MEMORY),
     (json.JSONDecodeError, FailureCause.PARSE_ERROR),
 )
@@ -109,7 +118,8 @@ def failure_of(error: BaseException) -> FailureInfo:
     """Return an exception as a document: cause, one line, end of the traceback."""
     line = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")[:500]
     detail = "".join(traceback.format_exception(error))[-4000:]
-    return FailureInfo(cause=classify(error), message=line, detail=detail)
+    block_ended = any(isinstance(one, BlockEndedError) for one in _chain(error))
+    return FailureInfo(cause=classify(error), message=line, detail=detail, block_ended=block_ended)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

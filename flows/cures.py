@@ -22,9 +22,9 @@ class Cure(StrEnum):
     OTHER_OPTIMIZER = "other_optimizer"
     """Relax with an optimiser that needs no good second derivatives."""
     MORE_MEMORY = "more_memory"
-    """Run alone in the pool, and allow twice the memory of the try before."""
+    """Run alone in the pool, and allow half as much memory again as the try before."""
     MORE_TIME = "more_time"
-    """Allow twice the time of the try before."""
+    """Allow half as much time again as the try before."""
 
 
 ALGORITHM_ITERATIONS = 4

@@ -10,12 +10,23 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows.cures import Cure
 
+
+@dataclass
+class Reached:
+    """How far a try has come."""
+
+    geometries: int = 0
+    """Geometries beyond the one that it began with: what the next try need not compute again."""
+
+
 _FOLDER: ContextVar[Path | None] = ContextVar("job_folder", default=None)
 _CURES: ContextVar[frozenset[Cure]] = ContextVar("job_cures", default=frozenset())
+_REACHED: ContextVar[Reached | None] = ContextVar("job_reached", default=None)
 
 
 def job_folder() -> Path:
@@ -26,6 +37,13 @@ def job_folder() -> Path:
 def cures() -> frozenset[Cure]:
     """Return what this try of the job shall do otherwise than the first one; nothing at the first."""
     return _CURES.get()
+
+
+def note_geometry() -> None:
+    """Say that a relaxation has reached a further geometry, from which the next try would go on."""
+    reached = _REACHED.get()
+    if reached is not None:
+        reached.geometries += 1
 
 
 def cores_held() -> int:
@@ -49,20 +67,22 @@ def _number(variable: str) -> int:
 
 
 @contextlib.contextmanager
-def inside(folder: Path, cured: Iterable[Cure] = ()) -> Iterator[None]:
-    """Make `folder` the job's folder, and `cured` the cures of this try.
+def inside(folder: Path, cured: Iterable[Cure] = ()) -> Iterator[Reached]:
+    """Make `folder` the job's folder, and `cured` the cures of this try; give how far it comes.
 
     In the main thread of a process it also becomes the working directory, for makers of other packages that write
     there; in other threads it does not, because the working directory is common to all of them.
     """
-    tokens = _FOLDER.set(folder), _CURES.set(frozenset(cured))
+    reached = Reached()
+    tokens = _FOLDER.set(folder), _CURES.set(frozenset(cured)), _REACHED.set(reached)
     before = Path.cwd() if threading.current_thread() is threading.main_thread() else None
     try:
         if before is not None:
             os.chdir(folder)
-        yield
+        yield reached
     finally:
         _FOLDER.reset(tokens[0])
         _CURES.reset(tokens[1])
+        _REACHED.reset(tokens[2])
         if before is not None:
             os.chdir(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.building import job_records
-from flows.causes import failure_of
+from flows.causes import WorkerEndedError, failure_of
 from flows.cures import Cure
 from flows.current_job import one_current_job_for_each_thread
 from flows.errors import JobFolderError
-from flows.job_context import cores_held, inside
+from flows.job_context import Reached, cores_held, inside
 from flows.job_files import locked, read_result, write_failure, write_result
-from flows.job_limits import Limits, limited
+from flows.job_limits import Limits, limited, no_time_left
 
 if TYPE_CHECKING:
     from jobflow import Job, JobStore, Response
@@ -52,7 +53,9 @@ def run_job_once(
         With `ok` true: `docs` for the JobStore, `data` for its additional stores (each with the name of its
         `store`), `new_jobs` that the job asked for (records with `via`: replace, detour, addition; see
         `flows.graph.with_new_jobs`), `stop_children`. With `ok` false: `failure`, a `FailureInfo`.
-        Always: `reused`, wall_seconds, core_hours, host, pid, started, ended, cures, folder.
+        Always: `reused`, wall_seconds, core_hours, host, pid, started, ended, cures, folder, and `geometries`: those
+        that a relaxation reached beyond the one it began with. A job that was given back, because its block has no
+        time left, took 0 s.
 
     Raises:
         JobFolderError: The folder cannot be used, or holds the result of another job.
@@ -65,26 +68,47 @@ def run_job_once(
         found = read_result(folder, job["uuid"], job["index"])
         if found is not None:
             return {**found, "reused": True}
-        begin, started = time.monotonic(), _now()
-        try:
-            with inside(folder, map(Cure, cures)), limited(limits):
-                result = _run(job, upstream, folder)
-        except Exception as error:
-            # Any failure of an engine becomes data: the campaign decides by its cause what happens next.
-            result = {"ok": False, "failure": failure_of(error).model_dump(mode="json")}
-        seconds = time.monotonic() - begin
-        result |= {
-            "wall_seconds": seconds,
-            "core_hours": seconds * cores_held() / 3600,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "cures": list(cures),
-            "folder": str(folder),
-            "started": started,
-            "ended": _now(),
-            "reused": False,
-        }
-        return _kept(folder, result)
+        no_time = no_time_left()
+        if no_time is not None:
+            failure = failure_of(no_time).model_dump(mode="json")
+            return {"ok": False, "failure": failure, **_about_the_try(folder, list(cures), 0.0, _now(), 0)}
+        result, told_to_end = _try(job, upstream, folder, list(cures), limits)
+        result = _kept(folder, result)
+    if told_to_end:  # what was reached is saved: now end, as a worker without a job ends at once
+        os.kill(os.getpid(), signal.SIGTERM)
+    return result
+
+
+def _try(
+    job: Document, upstream: Sequence[Mapping[str, Any]], folder: Path, cures: list[str], limits: Limits
+) -> tuple[Document, bool]:
+    """Run a job; return what came of it, and whether the worker was told to end."""
+    begin, started = time.monotonic(), _now()
+    told_to_end, reached = False, Reached()
+    try:
+        with inside(folder, map(Cure, cures)) as reached, limited(limits):
+            result = _run(job, upstream, folder)
+    except Exception as error:
+        # Any failure of an engine becomes data: the campaign decides by its cause what happens next.
+        result = {"ok": False, "failure": failure_of(error).model_dump(mode="json")}
+        told_to_end = isinstance(error, WorkerEndedError)
+    seconds = time.monotonic() - begin
+    return result | _about_the_try(folder, cures, seconds, started, reached.geometries), told_to_end
+
+
+def _about_the_try(folder: Path, cures: list[str], seconds: float, started: str, geometries: int) -> Document:
+    return {
+        "wall_seconds": seconds,
+        "core_hours": seconds * cores_held() / 3600,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "cures": cures,
+        "folder": str(folder),
+        "started": started,
+        "ended": _now(),
+        "reused": False,
+        "geometries": geometries,
+    }
 
 
 def _kept(folder: Path, result: Document) -> Document:

@@ -45,6 +45,8 @@ class FailureInfo(BaseModel):
     """One line."""
     detail: str = ""
     """End of the traceback."""
+    block_ended: bool = False
+    """With the cause `walltime`: the block's time was over, not the job's own."""
 
 
 class Fidelity(StrEnum):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from pydantic import BaseModel, ConfigDict
 from pymatgen.core import Lattice, Structure
@@ -80,6 +81,17 @@ class BinaryGenerator:
         found = cls()
         found.liked = json.loads((Path(folder) / "liked.json").read_text())
         return found
+
+
+class DeviceGenerator(BinaryGenerator):
+    """Writes down which devices its process was given; takes long enough for every worker to get a batch."""
+
+    def sample(self, n: int, conditions: Conditions, seed: int) -> list[Structure]:
+        about = {"pid": os.getpid(), "devices": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+        with Path(os.environ["DEVICE_LOG"]).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(about) + "\n")
+        time.sleep(1.0)
+        return super().sample(n, conditions, seed)
 
 
 class ElementHead:
@@ -149,15 +161,32 @@ class CountingLennardJones(LennardJones):
     def __init__(self, log: str, sleep_s: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**{"sigma": 2.5, "epsilon": 0.3, "rc": 6.0, "smooth": True, **kwargs})
         self._sleep_s = sleep_s
-        about = {"folder": str(job_folder()), "pid": os.getpid(), "time": time.time()}
-        line = json.dumps(about) + "\n"
-        handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        os.write(handle, line.encode())
-        os.close(handle)
+        note_execution(log)
 
     def calculate(self, *args: Any, **kwargs: Any) -> None:
         time.sleep(self._sleep_s)
         super().calculate(*args, **kwargs)
+
+
+class CountingEMT(EMT):
+    """Effective medium theory of metals that writes a line whenever it is built, and takes its time."""
+
+    def __init__(self, log: str, sleep_s: float = 0.0) -> None:
+        super().__init__()
+        self._sleep_s = sleep_s
+        note_execution(log)
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        time.sleep(self._sleep_s)
+        super().calculate(*args, **kwargs)
+
+
+def note_execution(log: str) -> None:
+    """Append which job began, in which process and when: one write, whole even if many write at once."""
+    about = {"folder": str(job_folder()), "pid": os.getpid(), "time": time.time()}
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.write(handle, (json.dumps(about) + "\n").encode())
+    os.close(handle)
 
 
 class Fragile(CountingLennardJones):

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,14 +51,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(binary: Path, folder: Path, port: int) -> MongoServer:
-    """Start a server on a data folder and wait until it answers."""
+def start(binary: Path, folder: Path, port: int, *options: str) -> MongoServer:
+    """Start a server on a data folder and wait until it answers; `options` are mongod's own."""
+    # It dies with the tests; the kernel means the thread that starts it, so a passing thread's server is not bound.
+    bound = shutil.which("setpriv") and threading.current_thread() is threading.main_thread()
     command = [
-        *(["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []),  # dies with the tests
+        *(["setpriv", "--pdeathsig", "KILL"] if bound else []),
         str(binary),
         *("--dbpath", str(folder), "--bind_ip", "127.0.0.1", "--port", str(port)),
         *("--unixSocketPrefix", str(folder), "--wiredTigerCacheSizeGB", "0.25", "--quiet"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+        *options,
     ]
     log = folder / "mongod.log"
     with log.open("ab") as output:
@@ -88,3 +92,60 @@ def running(binary: Path) -> Iterator[MongoServer]:
     finally:
         kill(server)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def frozen(server: MongoServer) -> Iterator[None]:
+    """Stop a server's process for a while: it accepts connections and answers nothing, as behind a broken network."""
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+@dataclass
+class ReplicaSet:
+    """Servers that elect one of themselves."""
+
+    servers: list[MongoServer]
+
+    @property
+    def uri(self) -> str:
+        """The set by all of its hosts, as users name it."""
+        return f"mongodb://{','.join(f'127.0.0.1:{one.port}' for one in self.servers)}/?replicaSet=tests"
+
+    def primary(self) -> MongoServer:
+        """Wait until there is a primary, and return it."""
+        import pymongo
+
+        with pymongo.MongoClient(self.uri, serverSelectionTimeoutMS=30_000) as client:
+            client.admin.command("ping")
+            address = client.primary
+        assert address is not None
+        return next(one for one in self.servers if one.port == address[1])
+
+
+@contextlib.contextmanager
+def replica_set(binary: Path) -> Iterator[ReplicaSet]:
+    """Run a replica set of three on empty folders; elections take about two seconds."""
+    import pymongo
+
+    folders = [Path(tempfile.mkdtemp(prefix="mongod-")) for _ in range(3)]
+    members: list[MongoServer] = []
+    try:
+        members += [start(binary, one, free_port(), "--replSet", "tests") for one in folders]
+        # All three hold data: of two and an arbiter, one dead leaves no majority to acknowledge a write.
+        described = [{"_id": n, "host": f"127.0.0.1:{one.port}"} for n, one in enumerate(members)]
+        settings = {"electionTimeoutMillis": 1500, "heartbeatIntervalMillis": 500}
+        with pymongo.MongoClient(members[0].uri, directConnection=True) as client:
+            config = {"_id": "tests", "members": described, "settings": settings}
+            client.admin.command("replSetInitiate", config)
+        found = ReplicaSet(members)
+        found.primary()
+        yield found
+    finally:
+        for one in members:
+            kill(one)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)

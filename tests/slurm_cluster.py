@@ -137,7 +137,7 @@ class SlurmCluster:
         environment = {**os.environ, **self.environment, "PATH": _path()}
         subprocess.run(["slurmd", "-N", node], env=environment, check=True, capture_output=True)
         self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
-        self.wait_for(lambda: self.node_state(node) == "idle")
+        self.wait_for(lambda: self.node_state(node) in ("idle", "mixed", "allocated"))
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Wait until something is so.

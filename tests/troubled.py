@@ -82,9 +82,17 @@ class Torn(_Troubled):
 class Slow(_Troubled):
     """Takes more than half a second for each geometry of a compound."""
 
+    seconds = 0.6
+
     def trouble(self) -> None:
         self.times("geometries")
-        time.sleep(0.6)
+        time.sleep(self.seconds)
+
+
+class Slower(Slow):
+    """Takes several seconds for each geometry of a compound."""
+
+    seconds = 4.0
 
 
 class Unequipped(_Troubled):

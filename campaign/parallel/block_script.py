@@ -37,7 +37,7 @@ def worker_init(site: Site, pool: PoolConfig, size: PoolSize, marker: str) -> st
     }
     if pool.provider != "local" and pool.memory_gb_per_node:
         environment["PARSL_MEMORY_GB"] = str(pool.memory_gb_per_node)
-    lines = ["set -e", *block_ends(pool), *site.worker_init, *pool.worker_init]
+    lines = ["set -e", "umask 077", *block_ends(pool), *site.worker_init, *pool.worker_init]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     parent = packages_parent()
     if parent != Path(sysconfig.get_path("purelib")).resolve():

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, SecretStr, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, SecretStr, Tag, ValidationError
 
 from campaign.errors import SiteError
+from campaign.storage.credentials import HIDDEN, holds_secret, redact, shown
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -46,10 +47,21 @@ class LaunchPadConfig(BaseModel):
     user_indices: list[Any] | None = Field(default=None, description="Not used here.")
     wf_user_indices: list[Any] | None = Field(default=None, description="Not used here.")
 
+    _note: str = PrivateAttr(default="")
+
+    @property
+    def note(self) -> str:
+        """What the user should know about where the password lies; '' if all is well."""
+        return self._note
+
+    def holds_password(self) -> bool:
+        """Tell whether a password, or the like, is written in these keys."""
+        options = self.mongoclient_kwargs or {}
+        uri = self.uri_mode and holds_secret(self.host)
+        return bool(self.password or uri or HIDDEN in shown(options).values())
+
     def where(self) -> str:
         """Return the LaunchPad's place without its password."""
-        from campaign.storage.config import redact
-
         if self.uri_mode:
             return f"{redact(self.host)} ({self.name})"
         return f"{self.host}:{self.port or 27017} ({self.name})"
@@ -105,9 +117,14 @@ def located_launchpad(config: FireworksPoolConfig, folder: Path) -> FireworksPoo
         folder: Folder of the site file.
 
     Raises:
-        SiteError: There is no such file, or it is no my_launchpad.yaml.
+        SiteError: There is no such file, or it is no my_launchpad.yaml; or a password is written in the site file.
     """
     if isinstance(config.launchpad, LaunchPadConfig):
+        if config.launchpad.holds_password():
+            raise SiteError(
+                "pools.dft.launchpad: a site file is no place for a password, others read it",
+                cure="put these keys into a my_launchpad.yaml with `chmod 600`, and name it: launchpad: PATH",
+            )
         return config
     path = folder / config.launchpad.expanduser()
     try:
@@ -126,4 +143,6 @@ def located_launchpad(config: FireworksPoolConfig, folder: Path) -> FireworksPoo
             f"{path.name}: {place}: {fault['msg']}",  # not its value, which may be a password
             allowed=sorted(LaunchPadConfig.model_fields), cure=f"correct {path}",
         ) from None  # fmt: skip
+    if found.holds_password() and path.stat().st_mode & 0o077:
+        found._note = f"{path} holds a password and others can read it: chmod 600 {path}"
     return config.model_copy(update={"launchpad": found})

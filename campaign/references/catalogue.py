@@ -159,7 +159,7 @@ def _load(path: Path, mtime_ns: int, size: int) -> ReferenceSet:  # noqa: ARG001
     from campaign.references import parse as reference_parse
 
     checksum = path.with_name(f"{path.name}.sha256")
-    if checksum.is_file() and checksum.read_text(encoding="utf-8").split()[0] != file_sha256(path):
+    if checksum.is_file() and checksum.read_bytes().split()[:1] != [file_sha256(path).encode()]:
         raise ReferenceDataError(
             "the prepared reference does not match its checksum",
             value=str(path),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from campaign.errors import StoreError
+from campaign.storage.credentials import check_source, redact, uri_of
 
 LOSING_KINDS = frozenset({"memory", "json", "jsonstore", "mongomock", "monty", "montydb", "memorystore"})
 """Stores that exist in maggma and lose documents when a process dies or a second one writes."""
@@ -18,7 +16,7 @@ LOSING_KINDS = frozenset({"memory", "json", "jsonstore", "mongomock", "monty", "
 class StoreConfig(BaseModel):
     """Where the campaign's documents live."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     kind: Literal["embedded", "mongodb"] = Field(
         "embedded",
@@ -29,15 +27,30 @@ class StoreConfig(BaseModel):
     )
     uri: str | None = Field(
         None,
-        description="mongodb://... of the server, or env:NAME to read it from an environment variable, "
-        "which keeps a password out of this file.",
+        description="mongodb://... of the server. One with a password is never written here: env:NAME reads it "
+        "from an environment variable, file:/path from a file that only you may read.",
     )
     database: str | None = Field(
         None, description="Database on the server; default: the one the URI names, or the campaign's name."
     )
     collection_prefix: str = Field(
-        "", pattern=r"^[A-Za-z0-9_.-]*$", description="Put before every collection's name on the server."
+        "",
+        pattern=r"^[A-Za-z0-9_.-]*$",
+        description="Put before every collection's name on the server; campaigns that share a database need "
+        "one each.",
     )
+    outage_hours: Annotated[float, Field(ge=0)] = Field(
+        12.0,
+        description="How long a driver waits for a MongoDB server that does not answer, before it ends [h]; "
+        "0: not at all.",
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _refuse_passwords(cls, uri: str | None) -> str | None:
+        if uri is not None:
+            check_source(uri)
+        return uri
 
     @field_validator("kind", mode="before")
     @classmethod
@@ -60,29 +73,14 @@ class StoreConfig(BaseModel):
         return self
 
     def resolved_uri(self) -> str:
-        """Return the URI, read from the environment where it says env:NAME.
+        """Return the URI, read from where `uri` says.
 
         Raises:
-            StoreError: The environment variable is not set.
+            StoreError: The environment variable is not set, or the file cannot be used.
         """
-        uri = self.uri or ""
-        if uri.startswith("env:"):
-            name = uri.removeprefix("env:")
-            if not os.environ.get(name):
-                raise StoreError(
-                    "store.uri names an environment variable that is not set",
-                    value=name,
-                    cure=f"export {name}=...",
-                )
-            return os.environ[name]
-        return uri
+        return uri_of(self.uri or "")
 
     def redacted(self) -> dict[str, Any]:
         """Return the settings for documents and messages, without a password."""
         data = self.model_dump(mode="json")
         return data | {"uri": redact(self.uri) if self.uri else None}
-
-
-def redact(uri: str) -> str:
-    """Return a MongoDB URI without its password."""
-    return re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", uri)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from campaign.errors import QueryError, StoreError
@@ -213,3 +214,8 @@ def _sort_key(row: tuple[dict[str, Any], int], *, parts: list[str], descending: 
     if not orders:
         return order(None)
     return max(orders) if descending else min(orders)
+
+
+def id_from_keys(keys: Mapping[str, Any]) -> str:
+    """Return an `_id` that follows from a document's key fields, as long as MongoDB's own."""
+    return hashlib.sha256(encode(keys).encode()).hexdigest()[:24]

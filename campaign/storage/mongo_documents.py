@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from campaign.errors import QueryError, StoreError, StoreFullError, StoreUnreachableError
-from campaign.storage.config import redact
-from campaign.storage.dotted import check_fields, group_key
+from campaign.errors import QueryError, StoreAwayError, StoreError, StoreFullError, StoreUnreachableError
+from campaign.storage.credentials import database_in, redact, scrub, secrets_of
+from campaign.storage.dotted import check_fields, group_key, id_from_keys
 from campaign.storage.matching import compile_filter
 from campaign.storage.plain import plain
 from campaign.storage.search import Filter, Search
@@ -20,7 +20,16 @@ from campaign.storage.search import Filter, Search
 _DUPLICATE_KEY = 11000
 _OUT_OF_DISK = 14031
 _UNAUTHORIZED = frozenset({13, 18})
+_AWAY = frozenset(
+    {6, 7, 89, 9001}  # the server cannot reach another one
+    | {91, 11600, 11602, 189, 10107, 13435, 13436, 10058}  # it shuts down, or is primary no more
+    | {43, 237, 11601}  # a cursor or an operation ended with it
+    | {64, 100, 133, 134, 262}  # too few servers of the set answer at present
+)
+"""Codes of refusals that pass by themselves: error_codes.yml of MongoDB's sources."""
 _BATCH = 1000
+_SRV_SECONDS = 4
+_CLOSE_SECONDS = 1
 
 
 def client_options() -> dict[str, Any]:
@@ -29,6 +38,8 @@ def client_options() -> dict[str, Any]:
         "serverSelectionTimeoutMS": 4000,
         "connectTimeoutMS": 4000,
         "socketTimeoutMS": 60000,
+        # A frozen server, which accepts and never answers, is noticed after this and connectTimeoutMS.
+        "heartbeatFrequencyMS": 2000,
         "w": "majority",
         "journal": True,
         "appname": "crystal-campaign",
@@ -50,18 +61,12 @@ class MongoDocuments:
 
     def __init__(self, uri: str, database: str | None, prefix: str = "") -> None:
         from maggma.stores.mongolike import MongoStore
-        from pymongo import uri_parser
 
-        self._where = redact(uri)
+        self._where, self._secrets = redact(uri), secrets_of(uri)
         self._prefix = prefix
         with self.translated():
-            try:
-                parsed = uri_parser.parse_uri(uri)
-            except ValueError as error:
-                raise StoreError(
-                    f"store.uri does not parse: {redact(str(error))}", value=self._where
-                ) from None
-            self.database_name = database or parsed["database"]
+            check_uri(uri)
+            self.database_name = database or database_in(uri)
             if not self.database_name:
                 raise StoreError(
                     "no database is named",
@@ -84,8 +89,11 @@ class MongoDocuments:
 
     def close(self) -> None:
         """Close the connection; closing twice is fine."""
+        import pymongo
+
         if self._store._coll is not None:
-            self._store.close()
+            with pymongo.timeout(_CLOSE_SECONDS):  # it tells the server, which may be away
+                self._store.close()
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
@@ -96,7 +104,7 @@ class MongoDocuments:
         try:
             yield
         except (PyMongoError, BSONError, OverflowError, RecursionError) as error:
-            raise explain(error, self._where) from error
+            raise explain(error, self._where, self._secrets) from error
 
     def server_time(self) -> float:
         """Return the server's clock in seconds since 1970, so that hosts need not agree about the time."""
@@ -170,7 +178,9 @@ class MongoDocuments:
                     self._collection(collection).insert_many(batch, ordered=False)
                 except BulkWriteError as error:
                     failures = (error.details or {}).get("writeErrors", [])
-                    if not failures or any(failure.get("code") != _DUPLICATE_KEY for failure in failures):
+                    only_known = all(failure.get("code") == _DUPLICATE_KEY for failure in failures)
+                    # A concern about durability beside duplicates: what is new may still be rolled back.
+                    if not failures or not only_known or (error.details or {}).get("writeConcernErrors"):
                         raise
                     present = {failure["index"] for failure in failures}
                 new += [row["_id"] for place, row in enumerate(batch) if place not in present]
@@ -209,19 +219,30 @@ class MongoDocuments:
     def replace_by(
         self, collection: str, keys: Sequence[str], documents: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Store whole documents in place of those with the same top-level key fields."""
+        """Store whole documents in place of those with the same top-level key fields.
+
+        A document keeps the `_id` of the one it replaces; a new one gets its own, or one that follows from its
+        keys: so two writes of one document, of which the first was thought lost, never make two documents.
+        """
         from pymongo import ReplaceOne
 
-        writes = []
-        for document in map(plain, documents):
-            missing = [key for key in keys if key not in document]
+        rows = [plain(document) for document in documents]
+        for row in rows:
+            missing = [key for key in keys if key not in row]
             if missing:
                 raise StoreError("a document lacks the fields that identify it", value=missing)
-            document.pop("_id", None)  # the one it replaces keeps its own
-            writes.append(ReplaceOne({key: document[key] for key in keys}, document, upsert=True))
-        if writes:
-            with self.translated():
-                self._collection(collection).bulk_write(writes, ordered=True)
+        identities = [{key: row[key] for key in keys} for row in rows]
+        if not rows:
+            return
+        with self.translated():
+            found = self._collection(collection).find({"$or": identities}, dict.fromkeys(keys, 1))
+            stored = {id_from_keys({key: one[key] for key in keys}): one["_id"] for one in found}
+            writes = []
+            for row, identity in zip(rows, identities, strict=True):
+                made, own = id_from_keys(identity), row.pop("_id", None)
+                id_ = stored.setdefault(made, own or made)
+                writes.append(ReplaceOne({"_id": id_}, row, upsert=True))
+            self._collection(collection).bulk_write(writes, ordered=True)
 
     def ensure_indexes(self, wanted: Mapping[str, Sequence[str]]) -> None:
         """Make the indexes of {collection: fields} that are missing."""
@@ -235,14 +256,53 @@ class MongoDocuments:
         return self._database[self._prefix + name]
 
 
-def explain(error: Exception, where: str) -> StoreError | QueryError:
-    """Return the project's error for one of pymongo's."""
+def check_uri(uri: str) -> None:
+    """Refuse a URI that does not parse.
+
+    pymongo's own words are shown only where they cannot quote a piece of a password: a login that was not escaped
+    ends up in any part of a mistyped URI.
+
+    Raises:
+        StoreError: It does not parse, a file of certificates is not there, or a name server does not know the host.
+    """
+    from pymongo import uri_parser
+    from pymongo.errors import ConfigurationError, InvalidURI
+
+    try:
+        uri_parser.parse_uri(uri, connect_timeout=_SRV_SECONDS)
+    except OSError as error:  # of tlsCAFile or tlsCertificateKeyFile
+        raise StoreError(
+            f"a file that store.uri names cannot be read ({error.strerror})",
+            value=error.filename,
+            cure="check its path and permissions",
+        ) from None
+    except (ValueError, ConfigurationError) as error:
+        if not isinstance(error, ValueError | InvalidURI) and "?" not in uri.rpartition("@")[0]:
+            words = scrub(str(error), secrets_of(uri))
+            raise StoreError(f"store.uri cannot be used: {words}", value=redact(uri)) from None
+        raise StoreError(
+            "store.uri does not parse",
+            value=redact(uri),
+            allowed="mongodb://user:password@host:27017/database?options",
+            cure="write special characters of user and password as %40 for @, %3A for :, %2F for /",
+        ) from None
+
+
+def explain(error: Exception, where: str, secrets: frozenset[str] = frozenset()) -> StoreError | QueryError:
+    """Return the project's error for one of pymongo's.
+
+    Args:
+        error: What pymongo raised.
+        where: The server, as it may be shown.
+        secrets: What must not be shown of the URI.
+    """
     from bson.errors import BSONError
     from pymongo.errors import ConfigurationError, ConnectionFailure, DocumentTooLarge, OperationFailure
 
     code = getattr(error, "code", None)
     details = getattr(error, "details", None) or {}
-    codes = {code, *(failure.get("code") for failure in details.get("writeErrors", []))}
+    concerns = [*details.get("writeConcernErrors", []), details.get("writeConcernError") or {}]
+    codes = {code, *(one.get("code") for one in [*details.get("writeErrors", []), *concerns])}
     if _OUT_OF_DISK in codes:
         return StoreFullError(f"no space left on the MongoDB server {where}", cure="free space, then resume")
     if codes & _UNAUTHORIZED:
@@ -251,12 +311,12 @@ def explain(error: Exception, where: str) -> StoreError | QueryError:
             value=where,
             cure="check user, password and authSource in store.uri",
         )
-    if isinstance(error, ConnectionFailure):
-        return StoreUnreachableError(
+    if isinstance(error, ConnectionFailure) or codes & _AWAY:
+        return StoreAwayError(
             "no answer from the MongoDB server", value=where, cure="check store.uri, and that the server runs"
         )
     if isinstance(error, ConfigurationError):
-        return StoreError(f"store.uri cannot be used: {redact(str(error))}", value=where)
+        return StoreError(f"store.uri cannot be used: {scrub(str(error), secrets)}", value=where)
     if isinstance(error, DocumentTooLarge | BSONError | OverflowError | RecursionError):
         return StoreError(f"MongoDB cannot hold a document: {error}", cure="keep large objects in files")
     message = str(details.get("errmsg") or error)
@@ -268,4 +328,4 @@ def explain(error: Exception, where: str) -> StoreError | QueryError:
         if isinstance(error, OperationFailure) and not failures and code in (2, 9, 51091)
         else StoreError
     )
-    return kind(f"MongoDB refused: {message}", value=where)
+    return kind(f"MongoDB refused: {scrub(message, secrets)}", value=where)

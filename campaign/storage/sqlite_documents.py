@@ -9,7 +9,6 @@ the documents are read and matched one by one.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import sqlite3
 import time
@@ -23,6 +22,7 @@ from campaign.storage.dotted import (
     check_fields,
     group_key,
     group_value,
+    id_from_keys,
     project,
     set_at,
     sort_documents,
@@ -154,7 +154,7 @@ class SqliteDocuments:
                 if missing:
                     raise StoreError("a document lacks the fields that identify it", value=missing)
                 found = next(self.find(collection, Search(criteria, fields=(), limit=1)), None)
-                id_ = found["_id"] if found else document.get("_id") or _id_from(criteria)
+                id_ = found["_id"] if found else document.get("_id") or id_from_keys(criteria)
                 rest = {key: value for key, value in document.items() if key != "_id"}
                 self.put(collection, [{"_id": str(id_), **rest}])
 
@@ -349,11 +349,6 @@ def _without_nested(fields: Iterable[str]) -> list[str]:
     """Return fields without those that lie inside another of them."""
     names = list(dict.fromkeys(fields))
     return [name for name in names if not any(name.startswith(other + ".") for other in names)]
-
-
-def _id_from(criteria: Filter) -> str:
-    """Return an `_id` that follows from a document's key fields, as long as MongoDB's own."""
-    return hashlib.sha256(encode(criteria).encode()).hexdigest()[:24]
 
 
 def _limit(collection: str) -> int | None:

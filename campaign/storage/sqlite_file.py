@@ -118,6 +118,8 @@ class SqliteFile:
             if not self.read_only:
                 _make_folder(self.path)
             connection = self._opened()
+        if not self.read_only:
+            _close_to_others(self.path)
         self._connection, self._owner_pid = connection, os.getpid()
         return connection
 
@@ -207,6 +209,13 @@ def _make_folder(path: Path) -> None:
             value=str(path.parent),
             cure="check the path and its permissions",
         ) from None
+
+
+def _close_to_others(path: Path) -> None:
+    """Make the file, and the log and shared memory beside it, its owner's alone."""
+    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        with contextlib.suppress(OSError):  # not there, or another user's
+            file.chmod(file.stat().st_mode & 0o700)
 
 
 def explain(error: sqlite3.Error, path: Path) -> StoreError:

@@ -6,10 +6,12 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from campaign.errors import StoreError
+from campaign.storage.outages import LOOK_S
 from campaign.views.status import summary
 from campaign.views.tables import status_view
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from campaign.config import CampaignConfig
     from campaign.run_folder import RunFolder
     from campaign.state import CampaignState
+    from campaign.storage.outages import Outage
     from campaign.store import CampaignStore
 
 REFRESH_S = 1.0
@@ -24,6 +27,10 @@ REFRESH_S = 1.0
 
 LINES_S = 20.0
 """How often a log line with the counts is printed without a terminal [s]."""
+
+
+OUTAGE_LINE_S = 2.0
+"""How long a server is silent before a log line says so; then after each doubling of that [s]."""
 
 
 class Progress:
@@ -43,6 +50,8 @@ class Progress:
         self._slots: dict[str, int] = {}
         self._shown = 0.0
         self._last_event = ""
+        self._outage_line_s = OUTAGE_LINE_S
+        self._view: RenderableType = ""
 
     def begin(
         self, config: CampaignConfig, folder: RunFolder, store: CampaignStore, slots: dict[str, int]
@@ -68,11 +77,30 @@ class Progress:
             return
         self._print_events()
         if self._live is not None:
-            self._live.update(status_view(summary(self._store, self._name), self._slots, busy))
+            self._view = status_view(summary(self._store, self._name), self._slots, busy)
+            self._live.update(self._view)
             self._shown = current
         elif current - self._shown >= LINES_S:
             self._print(self._line(state, busy))
             self._shown = current
+
+    def on_wait(self, outage: Outage, kept: int, *, stopping: bool) -> None:
+        """Say what a driver waits for whose store does not answer.
+
+        Args:
+            outage: The server, and how long it has been silent.
+            kept: Results that have come and are not recorded yet.
+            stopping: Whether a stop was asked for.
+        """
+        if self._quiet or outage.seconds < LOOK_S:
+            self._outage_line_s = OUTAGE_LINE_S
+            return
+        line = waiting_line(outage, kept, stopping=stopping)
+        if self._live is not None:
+            self._live.update(Group(self._view, Text(line)))
+        elif outage.seconds >= self._outage_line_s:
+            self._outage_line_s = 2 * outage.seconds
+            self._print(line)
 
     def end(self) -> None:
         """Show the last state and stop reporting; a store that is gone is the driver's to tell, not ours."""
@@ -104,3 +132,10 @@ class Progress:
         final = sum(label.final for label in state.labels.values())
         slots = " ".join(f"{pool} {busy.get(pool, 0)}/{number}" for pool, number in self._slots.items())
         return f"rounds {len(state.rounds)}  labels {final}/{len(state.labels)}  busy {slots}"
+
+
+def waiting_line(outage: Outage, kept: int, *, stopping: bool) -> str:
+    """Return the line that says what a driver waits for."""
+    results = f"{kept} result{'' if kept == 1 else 's'} {'is' if kept == 1 else 'are'} kept"
+    line = f"MongoDB at {outage.where} has not answered for {outage.seconds:.0f} s: waiting ({results})"
+    return line + "; to leave at once: Ctrl-C again, or `campaign stop --now`" if stopping else line

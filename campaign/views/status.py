@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from campaign.blocks import live_blocks
+from campaign.config import StopConfig
 from campaign.lease import holder
 from campaign.store import CampaignStore
+from campaign.usage import Budget, budgets, kept_sums, total_usage, yields
 
 FUNNEL = ("sampled", "screened", "selected", "labelling", "labelled", "failed", "rejected")
 """Candidate states in the order of the funnel."""
@@ -22,25 +26,33 @@ def summary(store: CampaignStore, name: str, *, best: int = 5) -> dict[str, Any]
         best: How many of the best labels to list.
     """
     campaign = store.get("campaigns", name) or {}
+    driver = _driver(store, name)
     wanted = {"purpose": "candidate"}
     labels = store.count_by("labels", "state", wanted)
+    stable = store.count("labels", {**wanted, "state": "done", "result.stable": True})
+    blocks = list(store.query("blocks"))
+    usage = _usage(store, campaign, blocks, driver)
+    stop = (campaign.get("config") or {}).get("stop") or {}
     return {
         "name": name,
         "state": campaign.get("state", "unknown"),
         "reason": campaign.get("reason", ""),
         "run_dir": campaign.get("run_dir"),
-        "driver": _driver(store, name),
+        "driver": driver,
         "rounds": rounds(store),
         "candidates": store.count_by("candidates", "state"),
         "rejected_by": _without_none(store.count_by("candidates", "rejected_by")),
         "labels": labels,
         "references": store.count_by("labels", "state", {"purpose": "reference"}),
-        "stable": store.count("labels", {**wanted, "state": "done", "result.stable": True}),
+        "stable": stable,
         "failures": _without_none(store.count_by("labels", "failure.cause", {"state": "failed"})),
         "models": store.count_by("models", "state"),
         "best": best_labels(store, best),
-        "usage": campaign.get("usage") or {},
-        "stop": (campaign.get("config") or {}).get("stop") or {},
+        "usage": usage,
+        "stop": stop,
+        "budgets": [one.document() for one in _budgets(stop, usage, labels, stable)],
+        "yield": yields(usage, labels=labels.get("done", 0), stable=stable),
+        "blocks": live_blocks(blocks),
         "updated": campaign.get("updated"),
         "seconds_since_update": _age(campaign.get("updated")),
     }
@@ -57,6 +69,31 @@ def _driver(store: CampaignStore, name: str) -> dict[str, Any] | None:
         "live": present.is_live,
         "seconds_since_heartbeat": round(present.age_s, 1),
     }
+
+
+def _usage(
+    store: CampaignStore,
+    campaign: Mapping[str, Any],
+    blocks: Sequence[Mapping[str, Any]],
+    driver: Mapping[str, Any] | None,
+) -> dict[str, float]:
+    """Return what was used until now, or until the last driver was last seen."""
+    spent = sum(one.get("core_hours") or 0.0 for one in store.query("labels", fields=["core_hours"]))
+    live = time.time() if driver is not None and driver["live"] else None
+    return total_usage(kept_sums(campaign.get("usage") or {}), spent, blocks, live)
+
+
+def _budgets(
+    stop: Mapping[str, Any], usage: Mapping[str, float], labels: Mapping[str, int], stable: int
+) -> list[Budget]:
+    """Return every budget that was set, that of labels included."""
+    known = StopConfig.model_validate(
+        {key: stop[key] for key in stop.keys() & StopConfig.model_fields.keys()}
+    )
+    found = budgets(known, usage, stable=stable)
+    if known.labels is not None:
+        found.append(Budget("labels", float(sum(labels.values())), known.labels))
+    return found
 
 
 def rounds(store: CampaignStore) -> list[dict[str, Any]]:

@@ -12,6 +12,9 @@ from rich.text import Text
 
 from campaign.views.status import FUNNEL
 
+JOBS_SHOWN = 6
+"""Most ids of batch jobs in a line of the status."""
+
 
 def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Return the table of labelled candidates; energies in eV/atom."""
@@ -65,7 +68,12 @@ def status_view(
         table.add_row("slots busy", "  ".join(f"{pool} {busy.get(pool, 0)}/{n}" for pool, n in slots.items()))
     table.add_row("models", _counts(status["models"]))
     table.add_row("rounds", "  ".join(_round_text(row) for row in status["rounds"]) or "none yet")
-    table.add_row("used", _usage_text(status["usage"], status["stop"]))
+    for pool, row in status["blocks"].items():
+        table.add_row(f"blocks {pool}", Text(_blocks_text(row)))
+    table.add_row("used", _usage_text(status["usage"]))
+    if status["budgets"]:
+        table.add_row("budgets", "  ".join(map(_budget_text, status["budgets"])))
+    table.add_row("yield", _yield_text(status["yield"]))
     for number, row in enumerate(status["best"]):
         energy = f"{row['e_above_hull']:+.3f} eV/atom"
         gene = f"  {row['gene']}" if row.get("gene") else ""
@@ -90,11 +98,38 @@ def _round_text(row: Mapping[str, Any]) -> str:
     return f"{row['round']}: {row['new']} new{chosen}"
 
 
-def _usage_text(usage: Mapping[str, float], stop: Mapping[str, Any]) -> str:
-    seconds = usage.get("wall_seconds", 0.0)
-    parts = [f"{seconds / 60:.1f} min", f"{usage.get('core_hours', 0.0):.2f} core-hours"]
-    limits = [f"{name} {limit:g}" for name, limit in stop.items() if limit is not None]
-    return "  ".join(parts) + (f"  (stop at {', '.join(limits)})" if limits else "")
+def _blocks_text(row: Mapping[str, Any]) -> str:
+    parts = [
+        f"{row[state]} {state}" + (f" ({row[f'nodes_{state}']} nodes)" if row[f"nodes_{state}"] else "")
+        for state in ("running", "queued")
+        if row[state]
+    ]
+    jobs = [job for job in row["job_ids"] if job]
+    more = f" and {len(jobs) - JOBS_SHOWN} more" if len(jobs) > JOBS_SHOWN else ""
+    return "  ".join(parts) + (f"  jobs {', '.join(jobs[:JOBS_SHOWN])}{more}" if jobs else "")
+
+
+def _usage_text(usage: Mapping[str, float]) -> str:
+    parts = [
+        f"{usage.get('wall_seconds', 0.0) / 60:.1f} min",
+        f"{usage.get('core_hours', 0.0):.2f} core-hours",
+        f"{usage.get('node_hours', 0.0):.2f} node-hours",
+    ]
+    return "  ".join(parts)
+
+
+def _budget_text(budget: Mapping[str, Any]) -> str:
+    return f"{budget['name']} {budget['used']:.4g} of {budget['limit']:g} ({budget['percent']:.0f} %)"
+
+
+def _yield_text(found: Mapping[str, float | None]) -> str:
+    """Return labels and stable crystals per hour of a node and of a core."""
+    parts = []
+    for unit in ("node_hour", "core_hour"):
+        labels, stable = found[f"labels_per_{unit}"], found[f"stable_per_{unit}"]
+        if labels is not None and stable is not None:
+            parts.append(f"{labels:.3g} labels, {stable:.3g} stable per {unit.replace('_', '-')}")
+    return "  ".join(parts) or "none yet"
 
 
 def checks_table(checks: Sequence[Any], title: str) -> Table:

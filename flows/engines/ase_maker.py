@@ -20,8 +20,8 @@ from pymatgen.core import Structure
 
 from flows.causes import BadGeometryError, IonicNotConvergedError, OutputParseError
 from flows.cures import STEPS, Cure
-from flows.job_context import cures, job_folder
-from flows.job_files import write_json
+from flows.job_context import cures, job_folder, note_geometry
+from flows.job_files import LAST_GEOMETRY, write_json
 from flows.registry import ENGINES, build
 from flows.schemas import Calculation
 
@@ -31,8 +31,6 @@ LEAST_VOLUME_ANG3 = 1.5
 """Less volume per atom is no crystal [Å³]; the densest at ambient pressure, diamond, has 5.7."""
 MOST_VOLUME_ANG3 = 500.0
 """More volume per atom is no crystal, and plane waves fill it at great cost [Å³]."""
-LAST_GEOMETRY = "last_geometry.json"
-"""Where a relaxation leaves its geometry as it goes, for the next try of the same job."""
 SAVE_PERIOD_S = 5.0
 """Least time between two savings of the geometry [s]."""
 CAREFUL_OPTIMIZER = "FIRE"
@@ -181,6 +179,7 @@ class _Progress:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LAST_GEOMETRY
+        self._first = True
         self._latest: Structure | None = None
         self._saved = time.monotonic()
 
@@ -196,13 +195,17 @@ class _Progress:
         return made
 
     def _note(self, atoms: Any) -> None:
+        if self._first:  # where this try began: nothing new
+            self._first = False
+            return
+        note_geometry()
         coords = atoms.get_scaled_positions(wrap=False)
         self._latest = Structure(atoms.cell[:], atoms.get_chemical_symbols(), coords)
         if time.monotonic() - self._saved >= SAVE_PERIOD_S:
             self.save()
 
     def save(self) -> None:
-        """Save the last geometry that was computed; nothing if there is none."""
+        """Save the last geometry that was reached; nothing if there is none but the first."""
         if self._latest is not None:
             write_json(self._path, self._latest.as_dict())
             self._saved = time.monotonic()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import re
 import shlex
 import shutil
@@ -32,6 +33,7 @@ from flows.engines.code_calculator import CodeCalculator
 from flows.engines.code_run import (
     MEMORY_WORDS,
     bound_to_worker,
+    end_group,
     environment,
     last_lines,
     launched,
@@ -120,6 +122,7 @@ class Cp2kCalculator(CodeCalculator):
         """End CP2K."""
         running, self._cp2k = self._cp2k, None
         if running is not None:
+            end_unless_ready(running)
             with warnings.catch_warnings(), contextlib.suppress(AssertionError, OSError, ValueError):
                 warnings.simplefilter("ignore")  # about a CP2K that is ended in the midst of its work
                 running.close()
@@ -225,12 +228,23 @@ def shell_line(words: tuple[str, ...], folder: Path) -> str:
     """Return the shell words that start CP2K in a folder, waiting for orders and bound to this worker."""
     settings = environment()
     names = ("OMP_NUM_THREADS", "OMPI_MCA_ess_singleton_isolated")
-    command = [
-        "env",
-        *(f"{name}={settings[name]}" for name in names),
-        *bound_to_worker([*launched(words), "-s"]),
-    ]
+    session = ["setsid"] if shutil.which("setsid") else []
+    variables = [f"{name}={settings[name]}" for name in names]
+    command = [*session, "env", *variables, *bound_to_worker([*launched(words), "-s"])]
     return f"cd {shlex.quote(str(folder))} && exec {shlex.join(command)} 2>{NAME}.err"
+
+
+def end_unless_ready(running: CP2K) -> None:
+    """End a CP2K in the midst of its work with all that it has started; ASE would wait for its end without one."""
+    shell = running._shell
+    child = getattr(shell, "_child", None)
+    if child is None or shell.isready or child.poll() is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        if os.getpgid(child.pid) == child.pid:
+            end_group(child)
+        else:  # without `setsid` it shares the group of its worker
+            child.kill()
 
 
 def entropic_energy_ev(out: str) -> float:

@@ -11,6 +11,7 @@ from os.path import expandvars
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 from ase.spacegroup.symmetrize import refine_symmetry
 from atomate2 import SETTINGS
@@ -28,13 +29,15 @@ from flows.engines.code_run import launched
 from flows.engines.vasp_failures import EXIT_CODE, VaspSetupError, typed
 from flows.engines.vasp_presets import NO_ENERGY, cured_tags
 from flows.errors import JobFolderError
-from flows.job_context import cures, job_folder
+from flows.job_context import cures, job_folder, note_geometry
 from flows.job_files import ORDER, RESULT
 
 KEPT = frozenset({"lock", ORDER, RESULT})
 """Files of a job's folder that are not VASP's; so are the `failure-<n>.json`."""
 TIME_TO_END_S = 10.0
 """What VASP and its launcher are given to end [s]."""
+MOVED = 1e-6
+"""What a cell vector [Å] or a fractional coordinate differs by in a geometry that is not where a try began."""
 POLLING = {"polling_time_step": 1, "monitor_freq": 300}
 """How often custodian looks whether VASP has ended [s], its own 10 s being long for a small crystal; and every how
 many such looks it asks the handlers that watch a running VASP, as often as by its own defaults."""
@@ -84,6 +87,8 @@ class VaspJobMaker(Maker):
             response: Response = run(maker, start, prev_dir)
         except Exception as error:
             end_what_runs_in(folder)
+            if self.relaxes and moved(folder, start):
+                note_geometry()
             raise typed(error, folder) from error
         return response
 
@@ -172,11 +177,17 @@ def launch_line(command: str, threads: int) -> str:
     return shlex.join([*bound, "sh", "-c", note, "vasp", *bound, "env", *limits, *words])
 
 
-def last_geometry(folder: Path, given: Structure) -> Structure | None:
-    """Return the last whole CONTCAR of an earlier try of this job, with the site properties of what was given."""
+def last_geometry(folder: Path, given: Structure, *, earlier: bool = True) -> Structure | None:
+    """Return the last whole CONTCAR of this job, with the site properties of what was given.
+
+    Args:
+        folder: The job's.
+        given: What the job begins with if there is none.
+        earlier: Whether files of tries that were set aside count.
+    """
     wanted = given.get_sorted_structure()
     tries = sorted(folder.glob("try-[0-9]*"), key=lambda one: int(one.name.partition("-")[2]), reverse=True)
-    for place in (folder, *tries):
+    for place in (folder, *(tries if earlier else ())):
         for path in (place / "CONTCAR", place / "CONTCAR.gz"):
             try:
                 found = Poscar.from_file(path, check_for_potcar=False).structure
@@ -189,6 +200,17 @@ def last_geometry(folder: Path, given: Structure) -> Structure | None:
                 properties = wanted.site_properties
                 return Structure(found.lattice, found.species, found.frac_coords, site_properties=properties)
     return None
+
+
+def moved(folder: Path, start: Structure) -> bool:
+    """Return whether this try has left a whole CONTCAR that is not where it began."""
+    left = last_geometry(folder, start, earlier=False)
+    if left is None:
+        return False
+    began = start.get_sorted_structure()
+    # a POSCAR has sixteen digits, a CONTCAR no less than eight
+    near = left.lattice.matrix - began.lattice.matrix, left.frac_coords - began.frac_coords
+    return bool(np.abs(near[0]).max() > MOVED or np.abs(near[1] - np.round(near[1])).max() > MOVED)
 
 
 def set_aside_earlier_tries(folder: Path) -> None:

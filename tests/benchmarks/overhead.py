@@ -110,6 +110,7 @@ def _fill(store: Any, generator: str) -> None:
 
 def _driver(folder: Path, pools: Any) -> Any:
     """Return a driver of a campaign that has nothing but screening to do."""
+    from campaign.blocks import BlockBook
     from campaign.components import label_settings, spec_of
     from campaign.decisions import Decider
     from campaign.documents import CampaignDocument, now
@@ -119,6 +120,7 @@ def _driver(folder: Path, pools: Any) -> Any:
     from campaign.recovery import project
     from campaign.references.catalogue import load_prepared, prepare_reference, read_reference
     from campaign.run_folder import RunFolder
+    from campaign.task_times import TaskTimes
 
     config, run = _config(), RunFolder(folder / "overhead")
     run.create()
@@ -135,6 +137,8 @@ def _driver(folder: Path, pools: Any) -> Any:
         reference={"path": str(prepared), "labels_written": True},
     ).doc()  # fmt: skip
     store.put("campaigns", document)
+    blocks = BlockBook(store, config.name, 1)
+    blocks.begin()
     return Driver(
         store=store,
         pools=pools,
@@ -143,7 +147,9 @@ def _driver(folder: Path, pools: Any) -> Any:
         decider=Decider(store, config, spec, load_prepared(prepared), settings, settings_hash),
         folder=run,
         lease=_NoLease(),
+        blocks=blocks,
         state=project(store, document),
+        times=TaskTimes.of(store, config, document),
         on_change=lambda state, busy: None,
     )
 

@@ -20,8 +20,9 @@ from campaign.documents import (
     round_id,
 )
 from campaign.plan import plan
-from campaign.recovery import project, sweep
+from campaign.recovery import project
 from campaign.run_folder import RunFolder
+from campaign.sweeping import sweep
 
 PER_ROUND = 1000
 
@@ -37,7 +38,7 @@ def _measure(number: int) -> dict[str, object]:
         begin = time.perf_counter()
         config = folder.config()
         with folder.store(read_only=False) as store:
-            sweep(store)
+            sweep(store, folder.work, cores=1, remains={})
             state = project(store, store.get("campaigns", config.name) or {})
             plan(state, spec_of(config), {"gpu": 1, "cpu": 1, "dft": 1}, set())
             resumed = time.perf_counter() - begin

@@ -101,7 +101,7 @@ def test_a_full_disk_ends_the_driver_and_loses_nothing(small_disk: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_ends_the_driver_and_loses_nothing(tmp_path: Path, run: RunFolder):
+def test_a_server_that_dies_ends_a_driver_that_may_not_wait_and_loses_nothing(tmp_path: Path, run: RunFolder):
     binary = mongo_server.find_mongod()
     if binary is None:
         pytest.skip("no mongod")
@@ -110,7 +110,8 @@ def test_a_server_that_dies_ends_the_driver_and_loses_nothing(tmp_path: Path, ru
     try:
         file = small_campaign(tmp_path, labels=slow(tmp_path))
         document = yaml.safe_load(file.read_text())
-        file.write_text(yaml.safe_dump({**document, "store": {"kind": "mongodb", "uri": server.uri}}))
+        store = {"kind": "mongodb", "uri": server.uri, "outage_hours": 0}
+        file.write_text(yaml.safe_dump({**document, "store": store}))
         running = start("launch", file, "--pools", "threads")
         try:
             wait_until(lambda: len(executions(tmp_path)) >= 4, running)

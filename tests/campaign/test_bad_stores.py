@@ -18,10 +18,12 @@ from campaign.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("command", ["validate", "launch"])
-def test_an_unreachable_mongodb_is_told_within_seconds(command: str, tmp_path: Path):
-    uri = f"mongodb://me:secret@127.0.0.1:{free_port()}/x"
+def test_an_unreachable_mongodb_is_told_within_seconds(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWAY_URI", f"mongodb://me:secret@127.0.0.1:{free_port()}/x")
     campaign("validate", written(tmp_path))  # Python's imports are not what is timed
-    file = written(tmp_path, store={"kind": "mongodb", "uri": uri})
+    file = written(tmp_path, store={"kind": "mongodb", "uri": "env:AWAY_URI"})
     begin = time.monotonic()
     line = campaign(command, file).error
     assert time.monotonic() - begin < 6
@@ -104,13 +106,13 @@ def test_a_lost_store_does_not_begin_the_campaign_anew(loss: str, copied):
     assert len(labels_of(run)) == 6
 
 
-def test_a_torn_campaign_yaml_in_the_run_folder(copied):
+def test_a_wrongly_edited_campaign_yaml_in_the_run_folder(copied):
     run = copied()
     text = run.config_file.read_text()
-    for torn in (text[:300] + "\n  [", "", text.replace("seed:", "sead:")):
-        run.config_file.write_text(torn)
+    for wrong in (text.replace("chemistry:", "chemistry: ["), "seed: 1\n", text.replace("seed:", "sead:")):
+        run.config_file.write_text(wrong)
         refused_by_all(run, str(run.config_file), "cure:")
-        assert run.config_file.read_text() == torn
+        assert run.config_file.read_text() == wrong
         assert str(run.config_file) in campaign("launch", run.path.parent / "campaign.yaml").error
     run.config_file.write_text(text)
     assert campaign("resume", run.path, "--pools", "threads").code == 0

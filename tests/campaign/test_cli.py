@@ -15,11 +15,11 @@ from mongo_server import MongoServer, free_port
 from test_driver import small_campaign
 
 from campaign.config import load_config
-from campaign.launch import package_versions
 from campaign.lease import Owner, acquire, process_start
 from campaign.run_folder import RunFolder
 from campaign.store import COLLECTIONS
 from campaign.templates import TEMPLATES
+from campaign.versions import package_versions
 from campaign.views.status import result_rows
 
 
@@ -267,8 +267,8 @@ def test_doctor_says_what_works_and_ends_with_0():
 
 def test_doctor_ends_with_1_and_the_cure_for_what_does_not_work(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "200")
-    uri = f"mongodb://me:secret@127.0.0.1:{free_port()}"
-    ran = campaign("doctor", "--uri", uri, "--site", "nowhere.yaml")
+    monkeypatch.setenv("AWAY_URI", f"mongodb://me:secret@127.0.0.1:{free_port()}")
+    ran = campaign("doctor", "--uri", "env:AWAY_URI", "--site", "nowhere.yaml")
     assert (ran.code, ran.err) == (1, "")
     (server,) = [line for line in ran.out.splitlines() if "mongodb" in line]
     assert "no" in server.split("│")[2]

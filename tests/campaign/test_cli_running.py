@@ -104,5 +104,5 @@ def test_resume_takes_over_a_larger_budget_only(copied, tmp_path: Path):
     assert ran.code == 0, ran.err
     assert run.config().stop.labels == 60
     edited.write_text(yaml.safe_dump(document | {"seed": 9}))
-    assert "seed changed from 3" in campaign("resume", run.path, "--config", edited).error
+    assert "seed 3 -> 9" in campaign("resume", run.path, "--config", edited).error
     assert run.config().seed == 3

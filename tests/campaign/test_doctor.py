@@ -46,10 +46,19 @@ def test_packages_from_two_folders_are_refused(tmp_path: Path, monkeypatch: pyte
     assert str(tmp_path) in row.found
 
 
-def test_a_server_that_does_not_answer_is_told_without_its_password() -> None:
-    (row,) = doctor.check_mongodb("mongodb://me:secret@127.0.0.1:1/x")
-    assert not row.ok
-    assert "secret" not in row.found + row.cure
+def test_a_server_that_does_not_answer_is_told_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = "mongodb://me:secret@127.0.0.1:1/x"
+    monkeypatch.setenv("AWAY_URI", uri)
+    file = tmp_path / "uri"
+    file.write_text(uri)
+    file.chmod(0o600)
+    for source in ("env:AWAY_URI", f"file:{file}", uri):
+        (row,) = doctor.check_mongodb(source)
+        assert not row.ok
+        assert "secret" not in row.found + row.cure
+    assert "env:" in row.found + row.cure, "one with a password is not taken from the command line"
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,11 @@ from campaign.follow_ups import called_for, known_fields
 from campaign.labels_config import FollowUpConfig, LabelsConfig
 from campaign.launch import launch, resume
 from campaign.plan import plan
-from campaign.recovery import retry_failed, sweep
+from campaign.retrying import retry_failed
 from campaign.run_folder import RunFolder
 from campaign.state import CampaignState, LabelState
 from campaign.store import CampaignStore, StoreConfig
+from campaign.sweeping import sweep
 
 ROOT = {"_id": "root", "state": "done", "result": {"e_above_hull": 0.03, "stable": False, "formula": "CaO"}}
 
@@ -217,12 +218,12 @@ def test_a_resume_keeps_candidates_to_their_first_labels(
         (one, *_) = store.query("labels", {"purpose": "candidate"})
         # As where a crash falls between the write of a label and that of its candidate.
         store.set_fields("candidates", one["candidate_id"], {"state": "labelling"})
-        sweep(store)
+        sweep(store, copy.work, cores=1, remains={})
         candidate = store.get("candidates", one["candidate_id"])
         assert candidate is not None
         assert (candidate["state"], candidate["label_id"]) == ("labelled", one["_id"])
         store.set_fields("labels", one["_id"], {"state": "failed", "followed": True})
-        assert retry_failed(store) == 1
+        assert retry_failed(store) == [one["_id"]]
         again = store.get("labels", one["_id"])
         assert again is not None
         assert not again["followed"]

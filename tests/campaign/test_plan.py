@@ -259,6 +259,34 @@ def test_budgets_stop_new_work_and_let_begun_labels_end(stop, usage, words):
     assert isinstance(plan(state, spec, FREE, {"job/label-a/a/1"}), list)
 
 
+@pytest.mark.parametrize(("usage", "goes_on"), [({"core_hours": 0.9}, True), ({"core_hours": 1.0}, False)])
+def test_a_hard_budget_lets_only_running_jobs_end(usage, goes_on):
+    spec = spec_with(stop={"rounds": 3, "core_hours": 1.0, "hard": True})
+    jobs = (
+        JobState("a", 1, "relax", (), LabelStatus.RUNNING),
+        JobState("b", 1, "relax", (), LabelStatus.QUEUED),
+    )
+    begun = replace(label("a", "candidate", 0, 0), state=LabelStatus.RUNNING, jobs=jobs)
+    state = CampaignState(usage=usage, references_known=True).with_labels([begun])
+    wanted = [action for action in plan(state, spec, FREE, {"job/label-a/a/1"}) if isinstance(action, RunJob)]
+    assert bool(wanted) == goes_on
+    if not goes_on:
+        assert "budget used up" in plan(state, spec, FREE, set())[0].reason
+
+
+def test_a_label_that_was_begun_before_a_crash_is_finished_after_its_budget():
+    spec = spec_with(stop={"rounds": 3, "core_hours": 1.0})
+    jobs = (
+        JobState("a", 1, "relax", (), LabelStatus.DONE),
+        JobState("b", 1, "static", (), LabelStatus.QUEUED),
+    )
+    swept = replace(label("a", "candidate", 0, 0), state=LabelStatus.QUEUED, jobs=jobs)
+    state = CampaignState(usage={"core_hours": 2.0}, references_known=True).with_labels(
+        [swept, label("b", "candidate", 0, 1)]
+    )
+    assert [action.job for action in plan(state, spec, FREE, set())] == ["b"]
+
+
 def test_stable_candidates_end_the_campaign():
     spec = spec_with(stop={"rounds": 3, "stable_found": 1})
     found = replace(label("a", "candidate", 0, 0), state=LabelStatus.DONE, judged=True, stable=True)

@@ -76,7 +76,7 @@ def test_a_relaxation_that_needs_more_steps_goes_on_from_where_it_was(tmp_path):
     assert cures(label)[:2] == [[], ["more_steps"]]
 
 
-def test_a_job_out_of_memory_gets_twice_as_much_and_the_pool_for_itself(tmp_path):
+def test_a_job_out_of_memory_gets_half_as_much_again_and_the_pool_for_itself(tmp_path):
     label = labelled(tmp_path, **troubled("Hungry"), job_memory_gb=1.3)
     assert label["state"] == "done"
     assert causes(label) == ["out_of_memory", None, None]

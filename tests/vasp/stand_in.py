@@ -8,7 +8,8 @@ Effective-medium theory knows no electrons: electronic iterations, bands and den
 and nothing is tested on them but that they can be read.
 
 `--fail` scf: no electronic cycle settles; truncate: vasprun.xml is cut; kill: killed by the machine; exit: an error of
-its own; memory: says that memory ran out; die@N: killed after N ionic steps; wait@N: sleeps N seconds first.
+its own; memory: says that memory ran out; die@N: killed after N ionic steps; stall@N: sleeps after N
+ionic steps; wait@N: sleeps N seconds first.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def compute(inputs: Inputs, folder: Path, fail: str) -> None:
     atoms.calc = EMT()
     nsw, ediffg = int(inputs.incar.get("NSW", 0)), float(inputs.incar.get("EDIFFG", -0.01))
     dies_after = int(fail.partition("@")[2]) if fail.startswith("die@") else 0
+    stalls_after = int(fail.partition("@")[2]) if fail.startswith("stall@") else 0
     (folder / "OSZICAR").write_text("")
 
     def note() -> None:
@@ -143,6 +145,8 @@ def compute(inputs: Inputs, folder: Path, fail: str) -> None:
         write_oszicar(folder, inputs, fail)
         if len(inputs.steps) == dies_after:
             os.kill(os.getpid(), signal.SIGKILL)
+        if len(inputs.steps) == stalls_after:
+            time.sleep(120)
 
     if nsw <= 1:
         note()

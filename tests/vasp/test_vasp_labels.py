@@ -24,7 +24,7 @@ from pymatgen.core import Structure
 from vasp_machine import command, write_potcars
 
 from flows.building import build_label
-from flows.job_limits import Limits
+from flows.job_limits import BLOCK_ENDS, BLOCK_GRACE, Limits
 from flows.job_run import run_job_once
 from flows.schemas import LabelDoc
 from flows.testing import check_engine, fcc, label
@@ -271,3 +271,24 @@ def test_the_other_flows_say_what_the_plain_calculator_says(
     }[field]
     for name in compared:
         assert getattr(by_vasp, name) == pytest.approx(getattr(by_emt, name), rel=2e-3, abs=5e-3), name
+
+
+@pytest.mark.slow
+def test_a_relaxation_cut_by_the_end_of_its_block_goes_on_from_its_contcar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BLOCK_GRACE, "30")
+    monkeypatch.setenv(BLOCK_ENDS, str(time.time() + 36))
+    cut = first_job(tmp_path / "a", "relax", command=command("stall@3"))
+    assert cut["failure"]["block_ended"], cut
+    assert cut["geometries"] == 1, "it has moved"
+    assert running_in(tmp_path / "a") == []
+    monkeypatch.setenv(BLOCK_ENDS, str(time.time() + 36))
+    left = Structure.from_file(tmp_path / "a" / "CONTCAR")
+    still = first_job(tmp_path / "a", "relax", command=command("wait@60"))
+    assert still["failure"]["block_ended"], still
+    assert still["geometries"] == 0, "it has not"
+    monkeypatch.delenv(BLOCK_ENDS)
+    assert first_job(tmp_path / "a", "relax")["ok"]
+    began = Structure.from_file(tmp_path / "a" / "POSCAR.orig.gz")
+    assert began.lattice.matrix == pytest.approx(left.lattice.matrix, abs=1e-6)
