@@ -126,6 +126,7 @@ def _submit(folder: RunFolder, name: str, driver: DriverConfig, pools: PoolKind,
             cure="launch where Slurm's commands are",
         )
     command = [sys.executable, "-P", "-m", "campaign.driver_job", str(folder.path), pools]
+    folder.create()
     write_atomic(folder.chain_script, batch_script(folder, name, driver, command, _packages()))
     chain = update_chain(folder, lambda _: Chain(retry=retry).with_job(submit_job(folder)))
     return [

@@ -25,7 +25,7 @@ from campaign.run_folder import RunFolder, write_atomic
 from campaign.site_driver import DriverConfig
 
 VAIN_DRIVERS = 3
-"""So many drivers in a row that died young, or finished no task before their walltime, end the chain."""
+"""So many drivers in a row that died young, or ended before any task did, end the chain."""
 
 STEADY_S = 60.0
 """A driver that lived for so long did not die young [s]."""
@@ -50,10 +50,9 @@ class ChainJob(BaseModel):
 
     @property
     def in_vain(self) -> bool:
-        """Whether it died young, or its walltime was too short for anything."""
-        if self.end == "walltime":
-            return self.tasks == 0
-        return not self.steady and self.end in ("", "crashed")
+        """Whether it died young, or ended before any task did."""
+        young = not self.steady and self.end in ("", "crashed")
+        return young or (self.tasks == 0 and self.end in ("walltime", "crashed"))
 
 
 class Chain(BaseModel):

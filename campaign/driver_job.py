@@ -93,7 +93,7 @@ def _why_not_begin(chain: Chain, job_id: str) -> str | None:
         return f"job {before[-1].id} was cancelled; `campaign resume --detach` begins again"
     if drivers_in_vain(chain, job_id) >= VAIN_DRIVERS:
         return (
-            f"{VAIN_DRIVERS} drivers in a row died within {STEADY_S:.0f} s or finished no task before their walltime: "
+            f"{VAIN_DRIVERS} drivers in a row died within {STEADY_S:.0f} s or ended before any task did: "
             "see logs/driver.log, cure it, then `campaign resume --detach`"
         )
     return None
@@ -127,7 +127,10 @@ def _carry_on(folder: RunFolder, kind: PoolKind, *, retry: bool) -> tuple[End, s
         outcome = resume(
             folder.path, config_file=None, pools=kind, progress=progress, retry=retry, grace_s=grace_s
         )
-    except StoreUnreachableError as error:  # may heal by itself
+    except (
+        StoreUnreachableError,
+        SiteError,
+    ) as error:  # may heal by itself: a server or a node that was away
         _say(f"error: {error.one_line()}")
         return "crashed", None
     except CampaignError as error:

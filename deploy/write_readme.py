@@ -72,6 +72,7 @@ def yaml_blocks() -> str:
 def site_keys() -> str:
     """Return one table per block of a site file; the keys of pools come in two: workers, and blocks of them."""
     from campaign.site import Site
+    from campaign.site_driver import DriverConfig
     from campaign.site_pools import BatchKeys, KubernetesKeys, PoolConfig
 
     def table(model: Any, without: Collection[str] = ()) -> list[str]:
@@ -85,6 +86,7 @@ def site_keys() -> str:
     parts += table(PoolConfig, without=BatchKeys.model_fields)
     parts += ["", "Its blocks, in a pool or for all pools under `batch`:", "", *table(BatchKeys)]
     parts += ["", "`kubernetes`:", "", *table(KubernetesKeys)]
+    parts += ["", "`driver`, the batch job of a detached driver:", "", *table(DriverConfig)]
     return "\n".join(parts)
 
 

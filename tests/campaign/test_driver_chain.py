@@ -130,6 +130,7 @@ def test_the_record_is_json_that_people_can_read(tmp_path):
 @pytest.mark.slow
 def test_a_driver_in_a_batch_job_labels_in_jobs_of_their_own_and_ends_them(cluster, tmp_path):
     site = {
+        "start_timeout_s": 120,  # many clusters and tests may share the cores
         "address": "loopback",
         "pools": {"dft": {"provider": "slurm", "workers": 2, "walltime": "10 min"}},
         "driver": {"walltime": "30 min"},
@@ -138,7 +139,7 @@ def test_a_driver_in_a_batch_job_labels_in_jobs_of_their_own_and_ends_them(clust
     ran = campaign("launch", small_campaign(tmp_path, site="site.yaml", stop={"rounds": 1}), "--detach")
     assert ran.code == 0, ran.err
     run = RunFolder(tmp_path / "small")
-    cluster.wait_for(lambda: chain_of(run).ended is not None and not cluster.live_jobs(), 240)
+    cluster.wait_for(lambda: chain_of(run).ended is not None and not cluster.live_jobs(), 300)
     assert chain_of(run).ended == "campaign finished", run.driver_log.read_text()
     chain = {job.id for job in chain_of(run).jobs}
     blocks = [job for job in cluster.jobs() if job.id not in chain and "-dft-" in job.name]
