@@ -5,7 +5,7 @@ Every step may itself be cut off and is repeated at the next start.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from campaign.documents import CandidateStatus, LabelStatus
@@ -13,6 +13,7 @@ from campaign.state import (
     LABEL_FIELDS,
     MEMBER_FIELDS,
     CampaignState,
+    LabelState,
     Member,
     project_label,
     project_member,
@@ -121,12 +122,16 @@ def project(store: CampaignStore, campaign: Mapping[str, Any]) -> CampaignState:
     ]
     return CampaignState(
         rounds={one["index"]: project_round(one, members.get(one["index"], ())) for one in rounds},
-        labels={label.id: label for label in labels},
-        by_candidate={label.candidate_id: label.id for label in labels},
         models={(model.key, model.term): model for model in models},
         references_known=bool((campaign.get("reference") or {}).get("labels_written")),
-        usage=dict(campaign.get("usage") or {}),
-    )
+        usage=_usage(campaign.get("usage") or {}, labels),
+    ).with_labels(labels)
+
+
+def _usage(written: Mapping[str, float], labels: Iterable[LabelState]) -> dict[str, float]:
+    """Return what was used: at least what labels cost, though a driver died before it had written that down."""
+    spent = sum(label.core_hours for label in labels)
+    return {**written, "core_hours": max(written.get("core_hours", 0.0), spent)}
 
 
 def unmade_labels(state: CampaignState) -> dict[int, list[str]]:
