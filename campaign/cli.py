@@ -258,9 +258,16 @@ def main() -> None:
         line = _one_line(error)
         if line is None:
             raise
-        typer.echo(f"error: {line}", err=True)
+        typer.echo(f"error: {_shown(line)}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _shown(line: str) -> str:
+    """Return a line without what a terminal would obey, and without the middle of what nobody would read."""
+    printable = "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
+    most = 2000
+    return printable if len(printable) <= most else f"{printable[: most - 500]} ... {printable[-490:]}"
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from campaign.errors import SiteError
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig, located_launchpad
+from campaign.yaml_file import read_yaml_file
 
 POOLS = ("gpu", "cpu", "dft")
 """Names of the pools, in the order in which they are shown."""
@@ -142,8 +143,8 @@ def load_site(value: str, base_dir: Path) -> Site:
             cure=f"create {path}, or write site: local",
         )  # fmt: skip
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        document = read_yaml_file(path)
+    except (yaml.YAMLError, OSError) as error:
         raise SiteError(
             f"{path} cannot be read as YAML", value=" ".join(str(error).split()), cure="correct the file"
         ) from error

@@ -106,6 +106,13 @@ class MongoDocuments:
 
     # Reading
 
+    @staticmethod
+    def within(seconds: float) -> contextlib.AbstractContextManager[object]:
+        """Bound how long the queries of a `with` block take: the server ends them."""
+        import pymongo
+
+        return pymongo.timeout(seconds)
+
     def get(self, collection: str, id_: str) -> dict[str, Any] | None:
         """Return one document, or None."""
         return next(self.find(collection, Search({"_id": id_}, limit=1)), None)
@@ -238,7 +245,13 @@ class MongoDocuments:
 def explain(error: Exception, where: str) -> StoreError | QueryError:
     """Return the project's error for one of pymongo's."""
     from bson.errors import BSONError
-    from pymongo.errors import ConfigurationError, ConnectionFailure, DocumentTooLarge, OperationFailure
+    from pymongo.errors import (
+        ConfigurationError,
+        ConnectionFailure,
+        DocumentTooLarge,
+        ExecutionTimeout,
+        OperationFailure,
+    )
 
     code = getattr(error, "code", None)
     details = getattr(error, "details", None) or {}
@@ -250,6 +263,10 @@ def explain(error: Exception, where: str) -> StoreError | QueryError:
             "the MongoDB server refuses the login",
             value=where,
             cure="check user, password and authSource in store.uri",
+        )
+    if isinstance(error, ExecutionTimeout):
+        return QueryError(
+            "the query took too long and was ended", value=where, cure="use a simpler filter, on a field with an index"
         )
     if isinstance(error, ConnectionFailure):
         return StoreUnreachableError(
