@@ -89,8 +89,12 @@ class AcquisitionConfig(Block):
         description="greedy: lowest mean; ucb: mean minus kappa standard deviations; random: the control.",
     )
     kappa: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the standard deviation in ucb.")
-    candidates_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(200, description="Crystals sampled in a round.")
-    labels_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(8, description="Candidates sent to DFT in a round.")
+    candidates_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        200, description="Crystals sampled in a round."
+    )
+    labels_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        8, description="Candidates sent to DFT in a round."
+    )
     lookahead_rounds: Annotated[int, Field(ge=0, le=8)] = Field(
         1,
         description="Rounds that may be sampled, screened and queued ahead of the labels that are still running. "

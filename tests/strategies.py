@@ -115,7 +115,9 @@ HOSTILE = (
 
 
 def hostile_values() -> st.SearchStrategy[Any]:
-    return st.sampled_from(HOSTILE) | st.text(max_size=20) | st.integers() | st.floats() | st.binary(max_size=9)
+    return (
+        st.sampled_from(HOSTILE) | st.text(max_size=20) | st.integers() | st.floats() | st.binary(max_size=9)
+    )
 
 
 def _places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -164,7 +166,9 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
         elif kind == "repeat":
             changed[place:place] = changed[place : place + length]
         elif kind == "insert":
-            changed[place:place] = draw(st.binary(max_size=10) | st.sampled_from((b"\0", b"\xff\xfe", b"{", b"&a ", b"!!")))
+            changed[place:place] = draw(
+                st.binary(max_size=10) | st.sampled_from((b"\0", b"\xff\xfe", b"{", b"&a ", b"!!"))
+            )
         else:
             del changed[place:]
     return bytes(changed)
@@ -173,13 +177,27 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 def filters() -> st.SearchStrategy[Any]:
     """MongoDB filters, sensible and not, with what runs code on a server among them."""
     fields = st.sampled_from(
-        ("state", "_id", "result.e_above_hull", "jobs.0.state", "jobs.state", "attempts", "a", "", ".", "$a", "a..b")
+        (
+            "state",
+            "_id",
+            "result.e_above_hull",
+            "jobs.0.state",
+            "jobs.state",
+            "attempts",
+            "a",
+            "",
+            ".",
+            "$a",
+            "a..b",
+        )
     )
     names = st.sampled_from(
         "$and $or $nor $not $eq $ne $gt $gte $lt $lte $in $nin $exists $type $all $elemMatch $size $regex $options "
         "$mod $where $expr $function $accumulator $jsonSchema $text $near $comment $foo $ $$".split()
     )
-    values = st.sampled_from((None, True, 0, 1, -1.5, 2**63, 2**64, 1e308, "", "done", "(a", "[", "\x00", "(?R)", "i"))
+    values = st.sampled_from(
+        (None, True, 0, 1, -1.5, 2**63, 2**64, 1e308, "", "done", "(a", "[", "\x00", "(?R)", "i")
+    )
     return st.recursive(
         values | st.text(max_size=5) | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
         lambda inner: st.dictionaries(fields | names, inner, max_size=3) | st.lists(inner, max_size=3),

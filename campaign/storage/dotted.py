@@ -151,7 +151,9 @@ def check_fields(fields: Sequence[str]) -> None:
     for field in fields:
         if not field or not all(field.split(".")) or not _is_plain(field):
             raise QueryError(
-                "a field name is empty, or holds $ or half a character", value=field, cure="fields look like result.energy"
+                "a field name is empty, or holds $ or half a character",
+                value=field,
+                cure="fields look like result.energy",
             )
     clash = _clash(fields)
     if clash:

@@ -266,7 +266,9 @@ def explain(error: Exception, where: str) -> StoreError | QueryError:
         )
     if isinstance(error, ExecutionTimeout):
         return QueryError(
-            "the query took too long and was ended", value=where, cure="use a simpler filter, on a field with an index"
+            "the query took too long and was ended",
+            value=where,
+            cure="use a simpler filter, on a field with an index",
         )
     if isinstance(error, ConnectionFailure):
         return StoreUnreachableError(
