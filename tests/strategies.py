@@ -191,10 +191,25 @@ def filters() -> st.SearchStrategy[Any]:
             "a..b",
         )
     )
-    names = st.sampled_from(
-        "$and $or $nor $not $eq $ne $gt $gte $lt $lte $in $nin $exists $type $all $elemMatch $size $regex $options "
-        "$mod $where $expr $function $accumulator $jsonSchema $text $near $comment $foo $ $$".split()
+    known = (
+        "and or nor not eq ne gt gte lt lte in nin exists type all elemMatch size regex options mod".split(
+            " "
+        )
     )
+    refused = [
+        "where",
+        "expr",
+        "function",
+        "accumulator",
+        "jsonSchema",
+        "text",
+        "near",
+        "comment",
+        "foo",
+        "",
+        "$",
+    ]
+    names = st.sampled_from([f"${name}" for name in (*known, *refused)])
     values = st.sampled_from(
         (None, True, 0, 1, -1.5, 2**63, 2**64, 1e308, "", "done", "(a", "[", "\x00", "(?R)", "i")
     )

@@ -245,13 +245,7 @@ class MongoDocuments:
 def explain(error: Exception, where: str) -> StoreError | QueryError:
     """Return the project's error for one of pymongo's."""
     from bson.errors import BSONError
-    from pymongo.errors import (
-        ConfigurationError,
-        ConnectionFailure,
-        DocumentTooLarge,
-        ExecutionTimeout,
-        OperationFailure,
-    )
+    from pymongo.errors import ConfigurationError, ConnectionFailure, DocumentTooLarge, OperationFailure
 
     code = getattr(error, "code", None)
     details = getattr(error, "details", None) or {}
@@ -263,12 +257,6 @@ def explain(error: Exception, where: str) -> StoreError | QueryError:
             "the MongoDB server refuses the login",
             value=where,
             cure="check user, password and authSource in store.uri",
-        )
-    if isinstance(error, ExecutionTimeout):
-        return QueryError(
-            "the query took too long and was ended",
-            value=where,
-            cure="use a simpler filter, on a field with an index",
         )
     if isinstance(error, ConnectionFailure):
         return StoreUnreachableError(
@@ -284,7 +272,7 @@ def explain(error: Exception, where: str) -> StoreError | QueryError:
         message = str(failures[0].get("errmsg", message))
     kind = (
         QueryError
-        if isinstance(error, OperationFailure) and not failures and code in (2, 9, 51091)
+        if isinstance(error, OperationFailure) and not failures and code in (2, 9, 50, 51091)
         else StoreError
     )
     return kind(f"MongoDB refused: {message}", value=where)

@@ -1,4 +1,4 @@
-"""Bounds how long a query of a person may take in this process, whatever its filter: a regular expression can go wild."""
+"""Bounds how long a query may take in this process, whatever its filter: a regular expression can go wild."""
 
 from __future__ import annotations
 
