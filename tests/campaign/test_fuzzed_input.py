@@ -28,7 +28,7 @@ from campaign.run_folder import RunFolder
 
 MORE = os.environ.get("CAMPAIGN_EXAMPLES")
 fuzzed = settings(
-    max_examples=int(MORE or 150),
+    max_examples=int(MORE or 80),
     derandomize=MORE is None,
     deadline=None,
     database=None,
