@@ -6,6 +6,7 @@ Every write waits until the server's journal has it (write concern majority, jou
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from campaign.storage.dotted import check_fields, group_key
 from campaign.storage.matching import compile_filter
 from campaign.storage.plain import plain
 from campaign.storage.search import Filter, Search
+from campaign.storage.time_limit import too_long
 
 _DUPLICATE_KEY = 11000
 _OUT_OF_DISK = 14031
@@ -107,11 +109,20 @@ class MongoDocuments:
     # Reading
 
     @staticmethod
-    def within(seconds: float) -> contextlib.AbstractContextManager[object]:
-        """Bound how long the queries of a `with` block take: the server ends them."""
+    @contextlib.contextmanager
+    def within(seconds: float) -> Iterator[None]:
+        """Bound how long the queries of a `with` block take: the server ends them, or the wait for it does."""
         import pymongo
 
-        return pymongo.timeout(seconds)
+        begin = time.monotonic()
+        with pymongo.timeout(seconds):
+            try:
+                yield
+            except (StoreError, QueryError) as error:
+                # pymongo may also call it a connection that does not answer
+                if time.monotonic() - begin >= 0.9 * seconds:
+                    raise too_long(seconds) from error
+                raise
 
     def get(self, collection: str, id_: str) -> dict[str, Any] | None:
         """Return one document, or None."""
@@ -272,7 +283,7 @@ def explain(error: Exception, where: str) -> StoreError | QueryError:
         message = str(failures[0].get("errmsg", message))
     kind = (
         QueryError
-        if isinstance(error, OperationFailure) and not failures and code in (2, 9, 50, 51091)
+        if isinstance(error, OperationFailure) and not failures and code in (2, 9, 51091)
         else StoreError
     )
     return kind(f"MongoDB refused: {message}", value=where)
