@@ -310,7 +310,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        from campaign.cli_errors import is_interrupt, one_line
+        from campaign.cli_errors import is_interrupt, one_line, printable
 
         if is_interrupt(error):
             typer.echo("interrupted", err=True)
@@ -318,7 +318,7 @@ def main() -> None:
         line = one_line(error)
         if line is None:
             raise
-        typer.echo(f"error: {line}", err=True)
+        typer.echo(f"error: {printable(line)}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -36,6 +36,13 @@ def one_line(error: Exception) -> str | None:
     return None
 
 
+def printable(line: str) -> str:
+    """Return a line without what a terminal would obey, and without the middle of what nobody would read."""
+    shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
+    most = 2000
+    return shown if len(shown) <= most else f"{shown[: most - 500]} ... {shown[-490:]}"
+
+
 def _file_trouble(error: OSError) -> str | None:
     """Return what an error of the file system means, None if no file is concerned."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:

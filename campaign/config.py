@@ -22,6 +22,7 @@ from campaign.errors import ConfigError
 from campaign.labels_config import LabelsConfig
 from campaign.storage.credentials import shown
 from campaign.store import StoreConfig
+from campaign.yaml_file import read_yaml_file
 
 RESUMABLE = frozenset(
     {"site", "stop", "store"}
@@ -90,8 +91,12 @@ class AcquisitionConfig(Block):
         description="greedy: lowest mean; ucb: mean minus kappa standard deviations; random: the control.",
     )
     kappa: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the standard deviation in ucb.")
-    candidates_per_round: Annotated[int, Field(ge=1)] = Field(200, description="Crystals sampled in a round.")
-    labels_per_round: Annotated[int, Field(ge=1)] = Field(8, description="Candidates sent to DFT in a round.")
+    candidates_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        200, description="Crystals sampled in a round."
+    )
+    labels_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        8, description="Candidates sent to DFT in a round."
+    )
     lookahead_rounds: Annotated[int, Field(ge=0, le=8)] = Field(
         1,
         description="Rounds that may be sampled, screened and queued ahead of the labels that are still running. "
@@ -165,8 +170,8 @@ class StopConfig(Block):
 class BatchingConfig(Block):
     """Size of tasks: larger ones cost less overhead, smaller ones fill workers better."""
 
-    sample: Annotated[int, Field(ge=1)] = Field(64, description="Crystals per sampling task.")
-    screen: Annotated[int, Field(ge=1)] = Field(32, description="Crystals per screening task.")
+    sample: Annotated[int, Field(ge=1, le=100_000)] = Field(64, description="Crystals per sampling task.")
+    screen: Annotated[int, Field(ge=1, le=100_000)] = Field(32, description="Crystals per screening task.")
 
 
 class CampaignConfig(Block):
@@ -216,14 +221,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, is no YAML, or holds no mapping.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = read_yaml_file(path)
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}",
             value=error.strerror,
             cure="give the path of a campaign.yaml, or write one with `campaign init`",
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise ConfigError(
             f"{path} is not valid YAML", value=_yaml_problem(error), cure="mend that line"
         ) from None

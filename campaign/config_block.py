@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Block(BaseModel):
-    """A block of campaign.yaml: frozen, and unknown keys are refused."""
+    """A block of campaign.yaml: frozen; unknown keys are refused, and numbers that are none or infinite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -19,6 +19,9 @@ Every error says what is wrong, the value that was got, the values allowed, and 
 
 from __future__ import annotations
 
+SHOWN = 400
+"""Most characters of a value that an error shows."""
+
 
 class CampaignError(Exception):
     """A problem that the user can cure; the command line prints it as one line and exits with 2.
@@ -47,7 +50,7 @@ class CampaignError(Exception):
         """Return «what; got …; allowed: …; cure: …» on a single line."""
         parts = [self.what]
         if self.value is not None:
-            parts.append(f"got {self.value!r}")
+            parts.append(f"got {_shortened(repr(self.value))}")
         if self.allowed is not None:
             allowed = self.allowed
             if isinstance(allowed, list | tuple | set | frozenset):
@@ -56,6 +59,11 @@ class CampaignError(Exception):
         if self.cure:
             parts.append(f"cure: {self.cure}")
         return " ".join("; ".join(parts).split())
+
+
+def _shortened(text: str) -> str:
+    """Return a text that may be a whole file without its middle."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 50]} ... {text[-40:]}"
 
 
 def _rebuild(

@@ -6,6 +6,7 @@ Also the documented queries, each of which runs on both stores.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -14,6 +15,9 @@ from campaign.errors import QueryError
 from campaign.storage.dotted import check_fields
 from campaign.storage.matching import compile_filter
 from campaign.storage.search import Filter, Sort
+
+MAX_DEPTH = 40
+"""Deepest nesting of a filter."""
 
 _CURE = """write JSON, for example '{"state": "done", "result.e_above_hull": {"$lt": 0.05}}'"""
 
@@ -28,7 +32,13 @@ def parse_filter(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        parsed = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        parsed = json.loads(
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constants,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
     except json.JSONDecodeError as error:
         raise QueryError(
             f"the filter is not JSON: {error.msg} at character {error.pos + 1}",
@@ -39,6 +49,7 @@ def parse_filter(text: str) -> dict[str, Any]:
         raise QueryError("the filter is nested too deeply", cure=_CURE) from None
     if not isinstance(parsed, dict):
         raise QueryError("the filter is no JSON object", value=text.strip(), cure=_CURE)
+    _check_values(parsed, 1)
     compile_filter(parsed)
     return parsed
 
@@ -77,6 +88,46 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             "a name stands twice in one object of the filter", value=twice, cure='join them by "$and"'
         )
     return dict(pairs)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise QueryError("a number is too large", value=text, cure="leave the bound out")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+        raise QueryError("a whole number does not fit into 64 bits", value=text, cure="leave the bound out")
+    return int(text)
+
+
+def _check_values(value: Any, depth: int) -> None:
+    """Refuse what one of the stores could not take: endless nesting, and text that is no Unicode."""
+    if depth > MAX_DEPTH:
+        raise QueryError(f"the filter is nested more than {MAX_DEPTH} levels deep", cure=_CURE)
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_values(name, depth)
+            _check_values(inner, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_values(inner, depth + 1)
+    elif isinstance(value, str):
+        check_text(value)
+
+
+def check_text(text: str) -> None:
+    """Refuse a text with half of a surrogate pair, which no file or database can hold.
+
+    Raises:
+        QueryError: It is no Unicode.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise QueryError("a text is no Unicode", value=text) from None
 
 
 def _no_constants(name: str) -> NoReturn:

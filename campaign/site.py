@@ -29,7 +29,6 @@ LaunchPad (`campaign.parallel.fireworks_config`). Light: no torch, no parsl, no 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -53,6 +52,7 @@ from campaign.site_pools import (
 )
 from campaign.site_sizes import PoolSize, batch_size, local_sizes
 from campaign.storage.credentials import shown
+from campaign.yaml_file import read_yaml_file
 
 POOLS = ("gpu", "cpu", "dft")
 """Names of the pools, in the order in which they are shown."""
@@ -113,22 +113,6 @@ class Site(BaseModel):
         return self
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 4:00:00 as it stands: YAML 1.1 takes it for a number to the base of 60."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":int", ":float"))]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?\d+$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=e))(e[-+]?\d+)?$", re.I),
-    list("-+.0123456789"),
-)
-
-
 def load_site(value: str, base_dir: Path) -> Site:
     """Return the site that `value` names.
 
@@ -148,8 +132,8 @@ def load_site(value: str, base_dir: Path) -> Site:
             cure=f"create {path}, or write site: local",
         )  # fmt: skip
     try:
-        document = _Loader(path.read_text(encoding="utf-8")).get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        document = read_yaml_file(path, clock_times=True)
+    except (yaml.YAMLError, OSError) as error:
         raise SiteError(
             f"{path} cannot be read as YAML", value=" ".join(str(error).split()), cure="correct the file"
         ) from error

@@ -200,6 +200,10 @@ class CampaignStore:
         _check_name(collection)
         return self._documents.count_by(collection, field, filter or {})
 
+    def within(self, seconds: float) -> contextlib.AbstractContextManager[object]:
+        """Bound how long the queries of a `with` block take together; QueryError ends them."""
+        return self._documents.within(seconds)
+
     def time(self) -> float:
         """Return seconds since 1970 by the one clock that all users of this store share, for leases."""
         return self._documents.server_time()

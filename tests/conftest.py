@@ -13,6 +13,13 @@ import slurm_cluster
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests that kill drivers at random moments be repeated, and go on for longer."""
+    seed, kills = os.environ.get("CAMPAIGN_KILL_SEED", "1"), os.environ.get("CAMPAIGN_KILLS", "0")
+    parser.addoption("--kill-seed", default=seed, type=int, help="seed of the kills (CAMPAIGN_KILL_SEED)")
+    parser.addoption("--kills", default=kills, type=int, help="kills per test; 0: its own (CAMPAIGN_KILLS)")
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The shared reference data; tests that need it are skipped where it is not."""

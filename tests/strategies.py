@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Lattice, Structure
@@ -97,3 +100,119 @@ def genes(
         open_letters = [LETTERS[i] for i, free in enumerate(dof) if free or LETTERS[i] not in taken]
         orbits.append((draw(symbols(allowed)), draw(st.sampled_from(open_letters))))
     return WyckoffGene(group, tuple(orbits))
+
+
+# What no sensible user writes
+
+
+HOSTILE = (
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 10**400, 1e308, float("inf"), float("-inf"), float("nan"), 0.5,
+    "", " ", "x", "\x1b[2J", "\u202e", "☃", "a" * 5000, "../../etc/passwd", "/dev/null", "env:PATH", "nan", "1e999",
+    "os:system", "builtins:eval", "subprocess:Popen", "builtin:none", "{}", "$where", "!!python/name:os.system",
+    [], {}, [[]], [None], [1, "a"], {"a": 1}, {"$where": "1"}, {1: 2}, {None: None}, [[[[[[[[1]]]]]]]],
+    list(range(300)),
+)  # fmt: skip
+"""Values that fit hardly anywhere."""
+
+
+def hostile_values() -> st.SearchStrategy[Any]:
+    return (
+        st.sampled_from(HOSTILE) | st.text(max_size=20) | st.integers() | st.floats() | st.binary(max_size=9)
+    )
+
+
+def _places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the place of every value inside a document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(found for key, inner in items for found in _places(inner, (*place, key)))]
+
+
+@st.composite
+def mutated(draw: st.DrawFn, document: Any) -> Any:
+    """A plain document with a few values replaced, left out, moved, or added under odd names."""
+    changed = copy.deepcopy(document)
+    for _ in range(draw(st.integers(1, 3))):
+        *way, last = draw(st.sampled_from(_places(changed)[1:] or [(0,)]))
+        parent = changed
+        for key in way:
+            parent = parent[key]
+        if not isinstance(parent, dict | list):
+            continue
+        kind = draw(st.sampled_from(("replace", "replace", "remove", "move", "add")))
+        if kind == "remove":
+            del parent[last]
+        elif kind == "add" and isinstance(parent, dict):
+            parent[draw(st.sampled_from(("x", "", "$a", "a.b", 1, None)))] = draw(hostile_values())
+        elif kind == "move":
+            parent[last] = copy.deepcopy(document)
+        else:
+            parent[last] = draw(hostile_values())
+        if not changed or not isinstance(changed, dict | list):
+            break
+    return changed
+
+
+@st.composite
+def damaged(draw: st.DrawFn, data: bytes) -> bytes:
+    """Bytes with some of them changed, lost, repeated, or cut off."""
+    changed = bytearray(data)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, max(0, len(changed) - 1)))
+        kind = draw(st.sampled_from(("change", "lose", "repeat", "cut", "insert")))
+        length = draw(st.integers(1, 40))
+        if kind == "change":
+            changed[place : place + 1] = bytes([draw(st.integers(0, 255))])
+        elif kind == "lose":
+            del changed[place : place + length]
+        elif kind == "repeat":
+            changed[place:place] = changed[place : place + length]
+        elif kind == "insert":
+            changed[place:place] = draw(
+                st.binary(max_size=10) | st.sampled_from((b"\0", b"\xff\xfe", b"{", b"&a ", b"!!"))
+            )
+        else:
+            del changed[place:]
+    return bytes(changed)
+
+
+def filters() -> st.SearchStrategy[Any]:
+    """MongoDB filters, sensible and not, with what runs code on a server among them."""
+    fields = st.sampled_from(
+        (
+            "state",
+            "_id",
+            "result.e_above_hull",
+            "jobs.0.state",
+            "jobs.state",
+            "attempts",
+            "a",
+            "",
+            ".",
+            "$a",
+            "a..b",
+        )
+    )
+    known = ["and", "or", "nor", "not", "eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "exists", "type"]
+    known += ["all", "elemMatch", "size", "regex", "options", "mod"]
+    refused = [
+        "where",
+        "expr",
+        "function",
+        "accumulator",
+        "jsonSchema",
+        "text",
+        "near",
+        "comment",
+        "foo",
+        "",
+        "$",
+    ]
+    names = st.sampled_from([f"${name}" for name in (*known, *refused)])
+    values = st.sampled_from(
+        (None, True, 0, 1, -1.5, 2**63, 2**64, 1e308, "", "done", "(a", "[", "\x00", "(?R)", "i")
+    )
+    return st.recursive(
+        values | st.text(max_size=5) | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
+        lambda inner: st.dictionaries(fields | names, inner, max_size=3) | st.lists(inner, max_size=3),
+        max_leaves=8,
+    )

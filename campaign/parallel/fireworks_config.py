@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, S
 
 from campaign.errors import SiteError
 from campaign.storage.credentials import HIDDEN, holds_secret, redact, shown
+from campaign.yaml_file import read_yaml_file
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -128,8 +129,8 @@ def located_launchpad(config: FireworksPoolConfig, folder: Path) -> FireworksPoo
         return config
     path = folder / config.launchpad.expanduser()
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        document = read_yaml_file(path)
+    except (OSError, yaml.YAMLError) as error:
         raise SiteError(
             "pools.dft.launchpad: the file cannot be read", value=str(path),
             cure="name a my_launchpad.yaml (`lpad init` writes one), or give host, port and name",

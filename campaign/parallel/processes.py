@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import ctypes
 import itertools
+import multiprocessing
 import os
 import shlex
 import signal
@@ -120,6 +121,9 @@ def start_worker(environment: Mapping[str, str]) -> None:
     """Initialise a worker of a plain process pool: deaf to Ctrl-C, bound to the driver, its variables set."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
+    driver = multiprocessing.parent_process()
+    if driver is not None and os.getppid() != driver.pid:  # it died before the kernel had been told
+        os._exit(1)
     os.environ.update(environment)
 
 

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _SYMBOL = re.compile(r"[A-Z][a-z]?")
 
 
+MOST_ANG = 1e4
+"""Longest component of a lattice vector [Å]."""
+MOST_CELLS = 1e6
+"""Largest fractional coordinate."""
+
+
 @dataclass(frozen=True, eq=False)
 class RawCrystal:
     """An ordered crystal as plain arrays."""
@@ -40,8 +46,9 @@ class RawCrystal:
             return "no atoms"
         if self.lattice.shape != (3, 3) or self.frac_coords.shape != (self.numbers.size, 3):
             return f"shapes do not fit: lattice {self.lattice.shape}, coordinates {self.frac_coords.shape}"
-        if not (np.isfinite(self.lattice).all() and np.isfinite(self.frac_coords).all()):
-            return "a lattice vector or a coordinate is not finite"
+        # Written so that what is no number fails as well.
+        if not (abs(self.lattice).max() <= MOST_ANG and abs(self.frac_coords).max() <= MOST_CELLS):
+            return "a lattice vector or a coordinate is not finite, or absurdly large"
         if abs(np.linalg.det(self.lattice)) < 1e-3 * self.numbers.size:
             return "the cell has no volume"
         if self.numbers.min() < 1 or self.numbers.max() > 118:

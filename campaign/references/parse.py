@@ -5,9 +5,11 @@ The layouts are described in `campaign.references.readers`.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from campaign.chemistry import CHEMICAL_SYMBOLS
 from campaign.errors import ReferenceDataError
 from campaign.references.entries import RawCrystal, ReferenceEntry
 
@@ -25,6 +28,11 @@ ID_KEYS = ("material_id", "entry_id", "id", "file")
 FORMATION_KEYS = ("formation_energy_per_atom",)
 PREPARED = "prepared"
 """The source of a file from `campaign.references.catalogue.prepare_reference`, which names its sources row by row."""
+
+MOST_EV = 1000.0
+"""No formation energy is larger [eV/atom]: such a number is of another unit or an accident."""
+
+_PLAIN_FORMULA = re.compile(rf"(?:(?:{'|'.join(CHEMICAL_SYMBOLS)})(?:[1-9]\d{{0,3}})?)+")
 
 HULL_KEYS = ("e_above_hull", "energy_above_hull")
 
@@ -131,8 +139,23 @@ def _ragged(table: pa.Table, name: str, kind: type) -> list[np.ndarray | None]:
     column = table[name].combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # an empty table
         return []
+    if pa.types.is_null(column.type):
+        return [None] * table.num_rows
+    is_list = any(
+        is_kind(column.type)
+        for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    )
+    within = column.type.value_type if is_list else column.type
+    numbers = pa.types.is_integer(within) or pa.types.is_floating(within)
+    if not is_list or not (numbers or (pa.types.is_null(within) and len(column.flatten()) == 0)):
+        raise ReferenceDataError(
+            "a column of a Parquet file holds no lists of numbers",
+            value=f"{name}: {column.type}",
+            cure="mend it",
+        )
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-    flat: np.ndarray = np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=kind)
+    with np.errstate(invalid="ignore"):  # what is no number of the kind is found, and set aside, row by row
+        flat: np.ndarray = np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=kind)
     ends = np.cumsum(lengths)
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     return [
@@ -149,7 +172,7 @@ def read_json_bytes(content: bytes, source: str) -> Reading:
     try:
         text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
         document = json.loads(text)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, RecursionError) as error:
         raise ReferenceDataError(f"a reference file is no valid JSON ({error})", value=source) from error
     note = ""
     if isinstance(document, dict) and "entries" in document:
@@ -167,7 +190,7 @@ def read_json_bytes(content: bytes, source: str) -> Reading:
         where = f"{source} item {index}"
         try:
             raw = _raw_of_document(item)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
             reading.set_aside.append((where, f"unreadable structure: {brief(error)}"))
             continue
         data = _data(item)
@@ -237,7 +260,7 @@ def _formation_from_totals(items: Sequence[Mapping[str, Any]], source: str) -> d
             composition = Composition(item["composition"])
             total = float(item["energy"]) + float(item.get("correction") or 0.0)
             fractions[index] = (composition, total / composition.num_atoms)
-        except (ValueError, TypeError, KeyError, ZeroDivisionError):
+        except (ValueError, TypeError, KeyError, ArithmeticError):
             continue  # the item itself is judged, and set aside, by the caller
     lowest: dict[str, float] = {}
     for composition, energy in fractions.values():
@@ -275,8 +298,10 @@ def add_checked(
     energy, energy_problem = _number(formation)
     distance, _ = _number(hull)
     text = "" if formula is None else str(formula)
-    if not problem and raw is None:
-        problem = _formula_problem(text) or ("neither a crystal nor an energy" if energy is None else "")
+    if not problem and (raw is None or text):
+        problem = _formula_problem(text)
+    if not problem and raw is None and energy is None:
+        problem = "neither a crystal nor an energy"
     problem = problem or energy_problem
     if problem:
         bad.append((where, problem))
@@ -286,12 +311,16 @@ def add_checked(
     entries.append(ReferenceEntry(str(entry_id), text, energy, distance, source, raw, on_hull_scale))
 
 
+@functools.lru_cache(maxsize=100_000)
 def _formula_problem(formula: str) -> str:
+    """Say why a text is no formula, or return an empty string; plain ones, nearly all, cost next to nothing."""
+    if _PLAIN_FORMULA.fullmatch(formula):
+        return ""
     from pymatgen.core import Composition
 
     try:
         return "" if Composition(formula).valid and formula else f"unknown formula {formula!r}"
-    except ValueError:
+    except (ValueError, ArithmeticError, RecursionError):
         return f"unknown formula {formula!r}"
 
 
@@ -301,11 +330,13 @@ def _number(value: object) -> tuple[float | None, str]:
         return None, ""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None, f"an energy is no number: {value!r}"
-    return (
-        (None, "") if math.isnan(number) else (number, "" if math.isfinite(number) else "an infinite energy")
-    )
+    if math.isnan(number):
+        return None, ""
+    if math.isinf(number):
+        return number, "an infinite energy"
+    return number, "" if abs(number) <= MOST_EV else f"an energy of {number:g} eV/atom"
 
 
 def first(item: Mapping[str, Any], names: Sequence[str], default: Any = None) -> Any:

@@ -116,8 +116,11 @@ def _read_energies(folder: Path) -> dict[str, Mapping[str, Any]]:
     rows: Any
     table, document = folder / "energies.csv", folder / "energies.json"
     if table.is_file():
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+        try:
+            with table.open(encoding="utf-8-sig", newline="") as stream:
+                rows = list(csv.DictReader(stream))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ReferenceDataError(f"no table of energies ({error})", value=str(table)) from error
     elif document.is_file():
         try:
             rows = json.loads(document.read_text(encoding="utf-8"))
@@ -133,7 +136,7 @@ def _read_energies(folder: Path) -> dict[str, Mapping[str, Any]]:
         if name is None or not any(key in row for key in FORMATION_KEYS):
             raise ReferenceDataError(
                 "a table of energies lacks columns",
-                value=sorted(row),
+                value=sorted(map(str, row)),
                 allowed=f"file (or id), {FORMATION_KEYS[0]}, e_above_hull",
             )
         energies[str(name).removesuffix(".cif")] = row

@@ -54,3 +54,6 @@ class Documents(Protocol):
 
     def together(self) -> contextlib.AbstractContextManager[object]:
         """Group the writes of a `with` block, where the store can."""
+
+    def within(self, seconds: float) -> contextlib.AbstractContextManager[object]:
+        """Let the searches of a `with` block take so long together [s], where the store can."""

@@ -150,15 +150,22 @@ def check_settable(paths: Iterable[str]) -> None:
 def check_fields(fields: Sequence[str]) -> None:
     """Raise QueryError for a projection that MongoDB would refuse."""
     for field in fields:
-        if not field or not all(field.split(".")) or "$" in field:
+        if not field or not all(field.split(".")) or not _is_plain(field):
             raise QueryError(
-                "a field name is empty or holds $", value=field, cure="fields look like result.energy"
+                "a field name is empty, or holds $ or half a character",
+                value=field,
+                cure="fields look like result.energy",
             )
     clash = _clash(fields)
     if clash:
         raise QueryError(
             "a field and a part of it are asked for at once", value=clash, cure="name one of them"
         )
+
+
+def _is_plain(field: str) -> bool:
+    """Tell whether a name holds no $ and nothing that is no Unicode."""
+    return "$" not in field and not any("\ud800" <= letter <= "\udfff" for letter in field)
 
 
 def _clash(paths: Sequence[str]) -> tuple[str, str] | None:

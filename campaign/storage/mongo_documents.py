@@ -6,6 +6,7 @@ Every write waits until the server's journal has it (write concern majority, jou
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from campaign.storage.dotted import check_fields, group_key, id_from_keys
 from campaign.storage.matching import compile_filter
 from campaign.storage.plain import plain
 from campaign.storage.search import Filter, Search
+from campaign.storage.time_limit import too_long
 
 _DUPLICATE_KEY = 11000
 _OUT_OF_DISK = 14031
@@ -113,6 +115,22 @@ class MongoDocuments:
             return moment.replace(tzinfo=UTC).timestamp()  # pymongo gives UTC without saying so
 
     # Reading
+
+    @staticmethod
+    @contextlib.contextmanager
+    def within(seconds: float) -> Iterator[None]:
+        """Bound how long the queries of a `with` block take: the server ends them, or the wait for it does."""
+        import pymongo
+
+        begin = time.monotonic()
+        with pymongo.timeout(seconds):
+            try:
+                yield
+            except (StoreError, QueryError) as error:
+                # pymongo may also call it a connection that does not answer
+                if time.monotonic() - begin >= 0.9 * seconds:
+                    raise too_long(seconds) from error
+                raise
 
     def get(self, collection: str, id_: str) -> dict[str, Any] | None:
         """Return one document, or None."""

@@ -202,6 +202,10 @@ class PatientDocuments:
         """Leave writes one by one, as the server does."""
         return self._documents.together()
 
+    def within(self, seconds: float) -> contextlib.AbstractContextManager[object]:
+        """Let the searches of a `with` block take so long together."""
+        return self._documents.within(seconds)
+
     def insert_new(self, collection: str, documents: Sequence[Mapping[str, Any]]) -> list[str]:
         """Store the documents whose `_id` is not there yet; return those ids."""
 

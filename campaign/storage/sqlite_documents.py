@@ -33,6 +33,7 @@ from campaign.storage.schema import LARGE_COLLECTIONS
 from campaign.storage.search import Filter, Search, Sort
 from campaign.storage.sqlite_file import SqliteFile
 from campaign.storage.sqlite_pushdown import expression, json_path, odd_condition, push
+from campaign.storage.time_limit import time_limit
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 _CHUNK = 256
@@ -62,6 +63,11 @@ class SqliteDocuments:
         return time.time()
 
     # Reading
+
+    @staticmethod
+    def within(seconds: float) -> contextlib.AbstractContextManager[object]:
+        """Bound how long the queries of a `with` block take: they are matched in this process."""
+        return time_limit(seconds)
 
     def get(self, collection: str, id_: str) -> dict[str, Any] | None:
         """Return one document, or None."""

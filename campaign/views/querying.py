@@ -11,6 +11,9 @@ from campaign.query import parse_fields, parse_filter, parse_sort
 from campaign.run_folder import find_run
 from campaign.store import COLLECTIONS
 
+LONGEST_S = 60.0
+"""A query that takes longer is ended [s]."""
+
 DEFAULT_FIELDS = {
     "candidates": ("_id", "state", "round", "formula", "spacegroup", "generator", "rejected_by", "score"),
     "labels": ("_id", "purpose", "state", "formula", "result.e_above_hull", "core_hours", "failure.cause"),
@@ -58,7 +61,7 @@ def run_query(
             "unknown collection", value=collection, allowed=COLLECTIONS, cure="choose one of these"
         )
     wanted, shown, order = parse_filter(filter_text), parse_fields(fields), parse_sort(sort)
-    with find_run(run).store() as store:
+    with find_run(run).store() as store, store.within(LONGEST_S):
         if count:
             return store.count(collection, wanted)
         if count_by:

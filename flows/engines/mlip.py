@@ -58,7 +58,7 @@ class MlipEngine(AseEngine):
         package = self.path.split(".")[0].split(":")[0]
         try:
             return f"{package} {metadata.version(package)}"
-        except metadata.PackageNotFoundError:
+        except (metadata.PackageNotFoundError, ValueError):  # an empty name is a ValueError
             return package
 
     def calculator(self) -> Any:

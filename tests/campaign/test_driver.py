@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from campaign.views.progress import Progress
 from campaign.views.status import result_rows, summary
 
 
-def small_reference(folder: Path) -> Path:
-    """Write the elements and two compounds of the chemistry."""
+@functools.cache
+def small_entries() -> str:
+    """Return the elements and two compounds of the chemistry, as a reference file has them."""
     rows = [
         ("Ca", "Fm-3m", Lattice.cubic(5.5), ["Ca"], [[0, 0, 0]], 0.0),
         ("Mg", "P6_3/mmc", Lattice.hexagonal(3.2, 5.2), ["Mg"], [[1 / 3, 2 / 3, 0.25]], 0.0),
@@ -40,8 +42,13 @@ def small_reference(folder: Path) -> Path:
         }
         for name, group, cell, species, sites, energy in rows
     ]
+    return json.dumps(entries)
+
+
+def small_reference(folder: Path) -> Path:
+    """Write the reference of the small campaign."""
     file = folder / "reference.json"
-    file.write_text(json.dumps(entries))
+    file.write_text(small_entries())
     return file
 
 
@@ -69,7 +76,7 @@ def small_campaign(folder: Path, **blocks) -> Path:
         "batching": {"sample": 5, "screen": 4},
     }
     for key, value in blocks.items():
-        document[key] = {**document[key], **value} if isinstance(value, dict) else value
+        document[key] = {**document.get(key, {}), **value} if isinstance(value, dict) else value
     file = folder / "campaign.yaml"
     file.write_text(yaml.safe_dump(document))
     return file

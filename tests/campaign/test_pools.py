@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import errno
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from command_line import environment
 from pool_tasks import add, describe, fail, nap, run_program
 from pool_waiting import pids_in, runs, until
 
@@ -98,6 +100,35 @@ def test_processes_survive_a_killed_worker_and_leave_nothing_behind(tmp_path: Pa
     assert running.exception(10) is not None
     assert not runs(worker)
     assert not runs(program)
+
+
+BORN_LATE = """
+import sys, time
+from campaign.parallel.pools import ProcessPools
+from campaign.site import PoolSize
+if __name__ == "__main__":
+    ProcessPools({"cpu": PoolSize(workers=2, cores_per_worker=1)}).submit("cpu", time.sleep, 0)
+    print("submitted", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_whose_driver_died_while_they_started_end_by_themselves(tmp_path: Path) -> None:
+    """They bind themselves to a driver that is no more: the kernel never tells them of its death."""
+    script = tmp_path / "driver.py"
+    script.write_text(BORN_LATE)
+    driver = subprocess.Popen([sys.executable, script], env=environment(), stdout=subprocess.PIPE)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == b"submitted\n"
+    workers = psutil.Process(driver.pid).children(recursive=True)
+    assert len(workers) >= 2
+    driver.kill()
+    driver.wait()
+    try:
+        until(lambda: not any(runs(worker) for worker in workers), 30)
+    finally:
+        for worker in filter(runs, workers):
+            worker.kill()
 
 
 def test_marked_processes_are_found_and_ended_also_the_stubborn() -> None:

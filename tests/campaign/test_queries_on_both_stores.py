@@ -13,8 +13,10 @@ from command_line import campaign
 from mongo_server import MongoServer
 from test_driver import small_campaign
 
+from campaign.errors import QueryError
 from campaign.query import EXAMPLES, Example
 from campaign.run_folder import RunFolder
+from campaign.store import CampaignStore, StoreConfig
 
 PRIVATE = {
     "time",
@@ -179,3 +181,13 @@ def test_a_database_holds_one_campaign(both, mongod: MongoServer, tmp_path: Path
     assert "cure:" in line
     assert not (tmp_path / "other" / "small").exists()
     assert json.loads(campaign("status", both["mongodb"].path, "--json").out)["state"] == "finished"
+
+
+def test_a_query_that_takes_too_long_is_ended_by_mongodb_as_well(mongod, tmp_path):
+    config = StoreConfig(kind="mongodb", uri=mongod.uri, database="too-long")
+    with CampaignStore.open(config, tmp_path) as store:
+        store.insert_new("events", [{"_id": f"e{n}", "text": "x" * 2000} for n in range(3000)])
+        with pytest.raises(QueryError, match="took longer than"), store.within(0.02):
+            store.count("events", {"text": {"$regex": "(x+x+)+y"}})
+        with store.within(30):
+            assert store.count("events", {"text": {"$regex": "^x"}}) == 3000
