@@ -18,9 +18,9 @@ from pathlib import Path
 
 from campaign.driver_chain import Chain, batch_script, live_jobs, submit_job, update_chain
 from campaign.errors import CampaignError, LeaseError, SiteError
-from campaign.launch import held_store, prepare_launch, prepare_resume
 from campaign.lease import holder
 from campaign.parallel.pools import PoolKind
+from campaign.preparing import held_store, prepare_launch, prepare_resume
 from campaign.run_folder import RunFolder, write_atomic
 from campaign.site import load_site
 from campaign.site_driver import DriverConfig

@@ -30,9 +30,10 @@ from campaign.driver_chain import (
     was_cancelled,
 )
 from campaign.errors import CampaignError, SiteError, StoreUnreachableError
-from campaign.launch import LEASE_TTL_S, Outcome, resume
+from campaign.launch import Outcome, resume
 from campaign.lease import holder
 from campaign.parallel.pools import PoolKind
+from campaign.preparing import LEASE_TTL_S
 from campaign.run_folder import RunFolder
 from campaign.site import load_site, pool_of, pools_with_workers
 

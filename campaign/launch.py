@@ -7,62 +7,51 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaign.blocks import BlockBook
 from campaign.components import (
-    check_components,
     follow_up_settings,
     label_settings,
     reference_of,
     spec_of,
 )
-from campaign.config import CampaignConfig, config_document, config_hash, load_config, stored_config
-from campaign.config_paths import with_absolute_paths
+from campaign.config import CampaignConfig, config_hash, stored_config
 from campaign.decisions import Decider
 from campaign.documents import CampaignDocument, CampaignStatus, now
 from campaign.driver import Driver
-from campaign.errors import CampaignError, StoreUnreachableError
-from campaign.lease import Heartbeat, acquire
+from campaign.errors import CampaignError
+from campaign.lease import Heartbeat
 from campaign.orders import OrderBook, model_roles
 from campaign.parallel.pooling import Pools
 from campaign.parallel.pools import PoolKind, open_pools
 from campaign.parallel.queues import campaign_identity
+from campaign.preparing import held_store, prepare_launch, prepare_resume
 from campaign.recording import Recorder
 from campaign.recover import recover_left
 from campaign.recovery import unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
-from campaign.refusals import refuse_changes, refuse_other_settings, refuse_second_launch
+from campaign.refusals import refuse_changes, refuse_other_settings
 from campaign.retrying import retry_failed
 from campaign.run_folder import (
     RunFolder,
-    default_run_folder,
-    find_run,
-    located_store,
-    private_files,
     remove,
 )
 from campaign.site import load_site, worker_cores
 from campaign.state import CampaignState
 from campaign.storage.credentials import take_from_environment
-from campaign.storage.outages import Outage, Patience
+from campaign.storage.outages import Patience
 from campaign.store import CampaignStore
-from campaign.store_claims import claim_store, refuse_lost_store, refuse_other_campaign
 from campaign.task_times import TaskTimes
 from campaign.usage import kept_sums
-from campaign.validation import check_engine
 from campaign.versions import package_versions
 from campaign.views.progress import Progress
 
 if TYPE_CHECKING:
-    from campaign.references.entries import ReferenceSet
-
-LEASE_TTL_S = 30.0
-"""A driver that has not renewed its lease for this long counts as dead [s]."""
+    pass
 
 SIGTERM_GRACE_S = 20.0
 """Batch systems kill soon after SIGTERM: running tasks get this long, then they are cancelled [s]."""
@@ -94,59 +83,6 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
         return _drive(
             store, lease, patience, config=config, folder=folder, pool_kind=pools, progress=progress
         )
-
-
-def prepare_launch(config_file: Path, run_dir: Path | None) -> tuple[CampaignConfig, RunFolder, ReferenceSet]:
-    """Check all that a launch can fail at before anything is written.
-
-    Returns:
-        The configuration with absolute paths, the run folder, and the reference.
-
-    Raises:
-        CampaignError: Something the user has to cure.
-    """
-    from campaign.decisions import reference_phases
-
-    config = load_config(config_file)
-    base = config_file.resolve().parent
-    config = with_absolute_paths(config, base)
-    folder = RunFolder(run_dir.resolve()) if run_dir else default_run_folder(config_file, config)
-    check_components(config)
-    check_engine(config, load_site(config.site, base))
-    if folder.config_file.exists():
-        refuse_second_launch(folder)
-    reference = reference_of(config, base)
-    reference_phases(config, reference)
-    return config, folder, reference
-
-
-@contextmanager
-def held_store(
-    config: CampaignConfig, folder: RunFolder, launched: CampaignConfig | None = None
-) -> Iterator[tuple[CampaignStore, Heartbeat, Patience]]:
-    """Open a campaign's store, hold its lease, make the store and the run folder the campaign's own.
-
-    Args:
-        config: The configuration.
-        folder: The run folder; made if it is not there.
-        launched: What the campaign was launched with, if `config` is an edited one.
-
-    Yields:
-        The store, patient when its server is away; the lease; and how outages are borne.
-
-    Raises:
-        CampaignError: The store cannot be opened, or holds another campaign; another driver has the lease.
-    """
-    with (
-        private_files(),
-        CampaignStore.open(located_store(config), folder.path) as opened,
-        _holding(opened, config) as (lease, patience),
-    ):
-        if launched is not None and config.store != launched.store:
-            refuse_other_campaign(opened, launched)
-        claim_store(opened, config.name)
-        folder.create()
-        yield opened.patient(patience), lease, patience
 
 
 def resume(
@@ -200,33 +136,6 @@ def resume(
             progress=progress,
             grace_s=grace_s,
         )
-
-
-def prepare_resume(
-    run: Path, config_file: Path | None
-) -> tuple[CampaignConfig, RunFolder, CampaignConfig | None]:
-    """Check all that a resume can fail at before anything is written.
-
-    Returns:
-        The configuration, edits taken over; the run folder; what was launched, None where its file is torn and only
-        the edited one is left (the store then says whether it fits).
-
-    Raises:
-        CampaignError: Something the user has to cure.
-    """
-    folder = find_run(run)
-    edited = config_file or (run if run.is_file() and run.resolve() != folder.config_file else None)
-    launched = None if edited is not None and folder.is_config_torn() else folder.config()
-    if edited is None:
-        config = folder.config()
-    else:
-        config = with_absolute_paths(load_config(edited), edited.resolve().parent)
-        if launched is not None:
-            refuse_changes(config_document(launched), config, edited)
-    check_components(config)
-    check_engine(config, load_site(config.site, folder.path))
-    refuse_lost_store(config, folder)
-    return config, folder, launched
 
 
 def _drive(
@@ -372,26 +281,6 @@ def _signals(driver: Driver, grace_s: float) -> Iterator[list[str]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _holding(store: CampaignStore, config: CampaignConfig) -> Iterator[tuple[Heartbeat, Patience]]:
-    """Hold the campaign's lease, renewed by a thread, and give it back; tell how its store's outages are borne."""
-    lease, patience = acquire(store, config.name, ttl_s=LEASE_TTL_S), Patience()
-    try:
-        with Heartbeat(lease) as heartbeat:
-            patience.limit_s, patience.guard = config.store.outage_hours * 3600, heartbeat.confirm
-            patience.on_return = partial(_log_outage, store.patient(patience))
-            yield heartbeat, patience
-    finally:
-        if not patience.gave_up:  # without a server it expires by itself
-            with suppress(StoreUnreachableError):
-                lease.release()
-
-
-def _log_outage(store: CampaignStore, outage: Outage) -> None:
-    message = f"the MongoDB server did not answer for {outage.seconds:.1f} s"
-    store.log_event("store_outage", message, seconds=round(outage.seconds, 1), where=outage.where)
 
 
 def _write_campaign(

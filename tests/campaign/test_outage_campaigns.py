@@ -19,6 +19,7 @@ from rich.console import Console
 from test_driver import executions, labels_of
 
 from campaign import launch as launching
+from campaign import preparing
 from campaign.run_folder import RunFolder
 from campaign.views.progress import Progress
 
@@ -80,7 +81,7 @@ def test_a_campaign_outlasts_kills_of_its_server_longer_than_its_lease(
     run: RunFolder,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(launching, "LEASE_TTL_S", 2.0)
+    monkeypatch.setattr(preparing, "LEASE_TTL_S", 2.0)
     file = small(tmp_path, server[0].uri)
     console = Console(record=True, width=200, file=(tmp_path / "out.txt").open("w"))
 
