@@ -33,6 +33,9 @@ _QUEUED = {
     "RESV_DEL_HOLD",
 }
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+_NEVER = {"PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints", "InvalidAccount",
+          "InvalidQOS", "AccountNotAllowed", "QOSNotAllowed"}  # fmt: skip
+"""Why jobs wait that will never run as they were asked for."""
 _AWAY = ("unable to contact", "timed out", "connection refused", "communication", "temporarily", "try again")
 
 
@@ -84,14 +87,19 @@ class SlurmQueue:
         """Let Slurm judge the script.
 
         `--test-only` also says no while nodes are drained, when a job would be taken and wait; so its no is not the
-        last word: a job that is held, and cancelled at once, has that.
+        last word: a job that would begin tomorrow, cancelled at once, has that. It may be taken and then wait for ever,
+        which its reason tells.
         """
         try:
             _sbatch(["--test-only", str(script)])
         except SubmissionError as error:
             if error.passing:
                 raise
-            self.cancel([_id_of(_sbatch(["--begin=now+1day", "--parsable", str(script)]))])
+            job_id = _id_of(_sbatch(["--begin=now+1day", "--parsable", str(script)]))
+            job = self.jobs().get(job_id)
+            self.cancel([job_id])
+            if job is not None and job.message in _NEVER:
+                raise SubmissionError(f"{error} ({job.message})") from error
 
     def submit(self, script: Path, name: str) -> str:  # noqa: ARG002  (it is in the header)
         """Submit the script."""

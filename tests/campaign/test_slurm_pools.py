@@ -122,6 +122,7 @@ def test_tasks_go_where_they_fit_and_an_expiring_block_takes_none(
     [
         ({"partition": "nowhere"}, "invalid partition"),
         ({"gres": "gpu:99"}, "Requested node configuration is not available"),
+        ({"workers": 99}, "Requested node configuration is not available (PartitionConfig)"),
         ({"scheduler_options": ["--no-such-option"]}, "unrecognized option"),
     ],
 )
