@@ -12,19 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-from scipy.spatial.distance import pdist
 from scipy.special import log_ndtr
 
 from campaign.acquisition.beliefs import Array, Candidates
 from campaign.acquisition.config import AcquisitionConfig
-from campaign.acquisition.features import distances, kernel
+from campaign.acquisition.features import LENGTH, distances, kernel
 from campaign.acquisition.ranking import Ranking
 
-SLOPES_OF = 256
-"""The best candidates tell how fast e_above_hull changes with the features."""
-
-STEEP = 0.9
-"""Quantile of the slopes between them. The greatest would be infinite: the features do not tell all crystals apart."""
+STEEP = 2.0
+"""Standard deviations of its gradient that a random function is taken to rise at the steepest."""
 
 
 class Spread(Protocol):
@@ -43,13 +39,16 @@ class LocalPenalisation:
 
     González, Dai, Hennig and Lawrence, Batch Bayesian Optimization via Local Penalization, AISTATS 2016, equation 5:
     φ(x) = erfc(-z) / 2 with z = (L |x - x'| - M + μ(x')) / sqrt(2 σ²(x')), for a maximum M and a Lipschitz constant L;
-    here of -e_above_hull, M being the best mean of all points. Gains are multiplied by φ.
+    here of -e_above_hull, M being the best mean of all points. Gains are multiplied by φ. The paper takes L from the
+    gradient of the mean; but a mean hardly changes where the models know little, which would make balls as large as the
+    whole chemistry. So L is that of what is not known yet: a random function of standard deviation σ and the kernel's
+    length has gradients of standard deviation σ / length.
     """
 
     def __init__(self, points: Array, mean: Array, std: Array) -> None:
         self._points, self._mean, self._std = points, mean, std
         self._best = float(mean.min(initial=np.inf))
-        self._slope = _slope(points[:SLOPES_OF], mean[:SLOPES_OF])
+        self._slope = STEEP * float(np.median(std)) / LENGTH
         self.log_weight = np.zeros(len(points))
 
     def add(self, row: int) -> None:
@@ -132,10 +131,3 @@ def _spread(candidates: Candidates, pending: Candidates | None, config: Acquisit
     for row in range(len(candidates.ids), sum(len(one.ids) for one in groups)):
         spread.add(row)
     return spread
-
-
-def _slope(points: Array, values: Array) -> float:
-    """Return how fast values (n,) change with points (n, n_features), nearly at the steepest [value per distance]."""
-    apart, steps = pdist(points), pdist(values[:, None])
-    slopes = steps[apart > 0] / apart[apart > 0]
-    return float(np.quantile(slopes, STEEP)) if len(slopes) else 0.0
