@@ -7,7 +7,7 @@ the door to them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from campaign.config import CampaignConfig, ComponentConfig
 from campaign.errors import ComponentError
 from campaign.orders import model_roles
 from campaign.plan import Segment, Spec
+from campaign.state import RoundState
 
 if TYPE_CHECKING:
     from campaign.references.entries import ReferenceSet
@@ -84,12 +85,39 @@ def check_components(config: CampaignConfig) -> None:
     for role in model_roles(config).values():
         cls = resolve(role.kind, registries[role.role], role.role)
         read_options(cls, role.kind, role.role, role.options)
+    check_objectives(config)
     surrogate = config.surrogate
     cls = resolve(surrogate.kind, SURROGATES, "surrogate")
     read_options(cls, surrogate.kind, "surrogate", surrogate.options)
     label_settings(config)
     follow_up_settings(config)
     check_hull(config)
+
+
+def check_objectives(config: CampaignConfig) -> None:
+    """Check that some head predicts each property that the acquisition aims at.
+
+    Raises:
+        ComponentError: None does.
+    """
+    from models.registry import HEADS, read_options, resolve
+
+    known: set[str] = set()
+    for head in config.learn.heads:
+        cls = resolve(head.kind, HEADS, "head")
+        options = read_options(cls, head.kind, "head", head.options)
+        named = getattr(options, "properties", ()) or getattr(
+            cls, "properties", ()
+        )  # not every head has a choice
+        known |= set(named)
+    for objective in config.acquisition.objectives:
+        if objective.property not in known:
+            raise ComponentError(
+                "no head predicts the property of an objective of the acquisition",
+                value=objective.property,
+                allowed=sorted(known),
+                cure="name it in the options of a head in learn.heads",
+            )
 
 
 def check_hull(config: CampaignConfig) -> None:
@@ -136,6 +164,19 @@ def label_settings(config: CampaignConfig) -> tuple[dict[str, Any], str]:
     labels = config.labels
     settings = settings_of(labels.flow, labels.engine, labels.engine_options, labels.flow_options)
     return settings, settings_hash(settings)
+
+
+def label_cost(config: CampaignConfig) -> Callable[[int, Sequence[str]], float]:
+    """Return the engine's own estimate of a label: number of atoms and elements -> core-seconds.
+
+    Raises:
+        FlowsError: The engine is unknown or mis-optioned.
+    """
+    from flows.registry import ENGINES, build
+
+    engine = build(config.labels.engine, ENGINES, "engine", config.labels.engine_options)
+    cost: Callable[[int, Sequence[str]], float] = engine.expected_core_seconds
+    return cost
 
 
 def follow_up_settings(config: CampaignConfig) -> dict[str, dict[str, Any]]:
@@ -189,23 +230,19 @@ def expected_load(config: CampaignConfig, spec: Spec, reference: ReferenceSet) -
         ReferenceDataError: The reference cannot serve this chemistry.
     """
     from campaign.decisions import reference_phases
-    from flows.registry import ENGINES, build
 
-    labels = config.labels
-    engine = build(labels.engine, ENGINES, "engine", labels.engine_options)
+    cost = label_cost(config)
     phases = reference_phases(config, reference)
     elements = config.chemistry.elements
     n_labels = config.acquisition.labels_per_round
     chunks = math.ceil(config.acquisition.candidates_per_round / config.batching.screen)
-    one_label = engine.expected_core_seconds(config.chemistry.max_atoms, elements)
+    one_label = cost(config.chemistry.max_atoms, elements)
     of_phases = sum(
-        engine.expected_core_seconds(len(phase.structure), sorted(phase.elements))
-        for phase in phases
-        if phase.structure is not None
+        cost(len(phase.structure), sorted(phase.elements)) for phase in phases if phase.structure is not None
     )
     return RoundLoad(
         tasks={
-            "sample": len(spec.batches(0)),
+            "sample": len(spec.batches(RoundState(0))),
             "screen": sum(1 if segment.campaign_scope else chunks for segment in spec.segments),
             "score": chunks if spec.judges else 0,
             "label": n_labels,

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
+from campaign.acquisition.config import AcquisitionConfig
 from campaign.chemistry import ChemistryConfig, parse_formula
 from campaign.config_block import Block
 from campaign.errors import ConfigError
@@ -81,40 +82,6 @@ class HeadConfig(ComponentConfig):
     """A property head: predicts a property's mean and standard deviation from a crystal."""
 
     kind: str = "cgcnn"
-
-
-class AcquisitionConfig(Block):
-    """How candidates become labels."""
-
-    policy: Literal["greedy", "ucb", "random"] = Field(
-        "ucb",
-        description="greedy: lowest mean; ucb: mean minus kappa standard deviations; random: the control.",
-    )
-    kappa: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the standard deviation in ucb.")
-    candidates_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        200, description="Crystals sampled in a round."
-    )
-    labels_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        8, description="Candidates sent to DFT in a round."
-    )
-    lookahead_rounds: Annotated[int, Field(ge=0, le=8)] = Field(
-        1,
-        description="Rounds that may be sampled, screened and queued ahead of the labels that are still running. "
-        "0 waits for each round's labels; 1 keeps the label slots filled. Choices depend on this number and the "
-        "seed, never on timing.",
-    )
-    max_per_formula: Annotated[int, Field(ge=1)] = Field(
-        2, description="Most candidates of one reduced formula in one round's selection."
-    )
-    backlog: Annotated[int, Field(ge=0)] = Field(
-        500, description="Screened candidates of earlier rounds that are scored again with newer models."
-    )
-    max_e_above_hull_ev_per_atom: float | None = Field(
-        None, description="Condition for a label: highest predicted e_above_hull [eV/atom]."
-    )
-    min_stable_probability: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Condition for a label: lowest probability given by the discriminator."
-    )
 
 
 class LearnConfig(Block):
@@ -197,6 +164,17 @@ class CampaignConfig(Block):
     batching: BatchingConfig = BatchingConfig()
     store: StoreConfig = Field(StoreConfig(), description="Where documents live.")
     site: str = Field("local", description="'local', or the path of a site file.")
+
+    @field_validator("acquisition")
+    @classmethod
+    def _floors_fit(cls, value: AcquisitionConfig, info: ValidationInfo) -> AcquisitionConfig:
+        generators = info.data.get("generators", ())
+        if value.shares == "adaptive" and value.share_floor * len(generators) > 1:
+            raise ValueError(
+                f"share_floor {value.share_floor:g} for each of {len(generators)} generators is more than there is: "
+                f"at most {1 / len(generators):g}"
+            )
+        return value
 
 
 def load_config(path: Path) -> CampaignConfig:

@@ -7,7 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from campaign import acquisition
+from campaign.acquisition.batches import choose
+from campaign.acquisition.beliefs import surrogate_error
+from campaign.acquisition.ranking import rank
+from campaign.acquisition.reading import AcquisitionReader
+from campaign.acquisition.shares import adapted
 from campaign.actions import Action, AddReferences, FixScoring, FollowUp, Judge, OpenRound, Select
 from campaign.config import CampaignConfig
 from campaign.documents import (
@@ -15,7 +19,6 @@ from campaign.documents import (
     LabelDocument,
     LabelStatus,
     RoundDocument,
-    derive_seed,
     label_id,
     now,
     round_id,
@@ -66,10 +69,15 @@ class Decider:
         raise TypeError(f"the driver does not do {action!r} itself")
 
     def _open_round(self, index: int, state: CampaignState) -> CampaignState:
-        name = round_id(self.config.name, index)
-        document = RoundDocument(id=name, campaign=self.config.name, index=index, created=now()).doc()
+        name, shares = round_id(self.config.name, index), None
+        if self.spec.adapts_shares(index):
+            floor = self.config.acquisition.share_floor
+            shares = list(adapted(self._reader.yielded(self.spec.term(index)), floor))
+        document = RoundDocument(
+            id=name, campaign=self.config.name, index=index, shares=shares, created=now()
+        ).doc()
         self.store.insert_new("rounds", [document])
-        self.store.log_event("round_opened", f"round {index} begins", round=index)
+        self.store.log_event("round_opened", f"round {index} begins", round=index, shares=shares)
         return state.with_round(project_round(document, ()))
 
     def _fix_scoring(self, index: int, state: CampaignState) -> CampaignState:
@@ -90,53 +98,25 @@ class Decider:
 
     def _select(self, action: Select, state: CampaignState) -> CampaignState:
         """Rank what was scored, write the choice in one write, then make its labels."""
-        competing = [name for chunk in state.rounds[action.round].to_score or () for name in chunk]
-        documents = list(
-            self.store.query(
-                "candidates", {"_id": {"$in": competing}}, fields=["_id", "formula", "predictions", "state"]
-            )
+        reader, config = self._reader, self.config.acquisition
+        surrogate_std = surrogate_error(reader.surrogate_pairs(action.round))
+        ranking = rank(
+            reader.competing(action.round, state, surrogate_std), config, reader.context(action.round)
         )
-        ranked = acquisition.rank(
-            [one for one in documents if one["state"] == CandidateStatus.SCREENED.value],
-            self.config.acquisition,
-            acquisition.surrogate_error(self._surrogate_pairs(action.round)),
-            derive_seed(self.config.seed, "select", action.round),
-        )
-        chosen = acquisition.choose(ranked, action.n, self.config.acquisition.max_per_formula)
-        self.store.set_fields_many(
-            "candidates",
-            [
-                (
-                    one.id,
-                    {
-                        "score": one.score,
-                        "predictions.belief_e_above_hull": {"mean": one.belief.mean, "std": one.belief.std},
-                    },
-                )
-                for one in ranked
-            ],
-        )
+        pending = reader.pending(action.round, state, surrogate_std)
+        chosen = choose(ranking, action.n, config, pending)
+        self.store.set_fields_many("candidates", ranking.updates())
         state = self._round(action.round, {"selected": chosen}, state)
         self.store.log_event(
-            "selected", f"round {action.round}: {len(chosen)} of {len(ranked)} candidates", round=action.round
+            "selected",
+            f"round {action.round}: {len(chosen)} of {len(ranking.scores)} candidates",
+            round=action.round,
         )
         return self.make_labels(action.round, chosen, state)
 
-    def _surrogate_pairs(self, index: int) -> list[tuple[float, float]]:
-        """Return (surrogate, DFT) e_above_hull of the labels that round `index` may know about."""
-        term = self.spec.term(index)
-        found = self.store.query(
-            "labels",
-            {"purpose": "candidate", "state": "done", "round": {"$lt": term}},
-            fields=["predicted.e_above_hull", "result.e_above_hull", "round", "rank"],
-        )
-        pairs = []
-        for one in sorted(found, key=lambda one: (one["round"], one["rank"])):
-            predicted = (one.get("predicted") or {}).get("e_above_hull")
-            computed = (one.get("result") or {}).get("e_above_hull")
-            if predicted is not None and computed is not None:
-                pairs.append((float(predicted), float(computed)))
-        return pairs
+    @property
+    def _reader(self) -> AcquisitionReader:
+        return AcquisitionReader(self.store, self.config, self.spec)
 
     def make_labels(self, index: int, chosen: Iterable[str], state: CampaignState) -> CampaignState:
         """Make the labels of a choice; those that exist are left as they are."""

@@ -133,6 +133,8 @@ class RoundDocument(Document):
     """Chunks of candidate ids to score, fixed when screening has ended."""
     selected: list[str] | None = None
     """Candidate ids chosen for labels, best first; None until the choice was made."""
+    shares: list[float] | None = None
+    """Share of each generator in the samples, in their order, where shares adapt; None: as configured."""
     created: str
 
 

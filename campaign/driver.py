@@ -218,7 +218,7 @@ class Driver:
 
     def _record_batches(self, index: int) -> None:
         """Record the batches of a round in their order: which of two equal crystals is kept must not depend on time."""
-        for name, *_ in self.book.spec.batches(index):
+        for name, *_ in self.book.spec.batches(self.state.rounds[index]):
             if name in self.state.rounds[index].batches:
                 continue
             held = self._held.pop(f"sample/{index}/{name}", None)

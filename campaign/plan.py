@@ -72,14 +72,22 @@ class Spec:
         """Return the term of the generators that sample round `index`: the first one if they do not learn."""
         return self.term(index) if self.config.learn.generators else 0
 
-    def batches(self, index: int) -> list[tuple[str, int, int, int]]:
+    def pending(self, index: int) -> range:
+        """Return the rounds whose choices round `index` knows, and whose labels it may not know."""
+        return range(self.term(index), index)
+
+    def adapts_shares(self, index: int) -> bool:
+        """Return whether round `index` opens with shares from labels, which must be known then."""
+        return self.config.acquisition.shares == "adaptive" and self.term(index) > 0
+
+    def batches(self, current: RoundState) -> list[tuple[str, int, int, int]]:
         """Return (batch name, generator number, crystals asked, seed) of every sampling task of a round."""
-        config = self.config
-        total = sum(generator.share for generator in config.generators)
-        asked, result, done = config.acquisition.candidates_per_round, [], 0.0
-        for number, generator in enumerate(config.generators):
+        config, index = self.config, current.index
+        shares = current.shares or tuple(generator.share for generator in config.generators)
+        asked, total, result, done = config.acquisition.candidates_per_round, sum(shares), [], 0.0
+        for number, share in enumerate(shares):
             first = round(asked * done / total)
-            done += generator.share
+            done += share
             left, batch = round(asked * done / total) - first, 0
             while left > 0:
                 size = min(left, config.batching.sample)
@@ -186,7 +194,7 @@ def _own_actions(state: CampaignState, spec: Spec, reason: str) -> Iterator[Acti
     for current in _open_rounds(state):
         if current.to_score is None and _screened(current, spec) and _predecessor_chose(state, current):
             yield FixScoring(f"fix/{current.index}", None, current.index)
-        elif current.to_score is not None and len(current.scored) == len(current.to_score):
+        elif _scored(current) and _labels_ready(state, spec.term(current.index)):
             yield Select(
                 f"select/{current.index}", None, current.index, _allotted(state, spec, current.index)
             )
@@ -253,13 +261,17 @@ def _open_rounds(state: CampaignState) -> list[RoundState]:
     return [state.rounds[index] for index in sorted(state.rounds) if state.rounds[index].selected is None]
 
 
+def _scored(current: RoundState) -> bool:
+    return current.to_score is not None and len(current.scored) == len(current.to_score)
+
+
 def _predecessor_chose(state: CampaignState, current: RoundState) -> bool:
     earlier = state.rounds.get(current.index - 1)
     return earlier is None or earlier.selected is not None
 
 
 def _sampled(current: RoundState, spec: Spec) -> bool:
-    return len(current.batches) == len(spec.batches(current.index))
+    return len(current.batches) == len(spec.batches(current))
 
 
 def _screened(current: RoundState, spec: Spec) -> bool:
@@ -285,12 +297,14 @@ def _may_open(state: CampaignState, spec: Spec, index: int) -> bool:
         return False
     if index > 0 and not _sampled(state.rounds[index - 1], spec) and state.rounds[index - 1].selected is None:
         return False
+    if spec.adapts_shares(index) and not _labels_ready(state, spec.term(index)):
+        return False
     # A round far ahead would only pile up candidates: it opens when its models are decided.
     return all(state.version(key, spec.generator_term(index)) is not None for key in spec.generators)
 
 
 def _sampling(current: RoundState, spec: Spec) -> Iterator[Action]:
-    for name, number, size, seed in spec.batches(current.index):
+    for name, number, size, seed in spec.batches(current):
         if name not in current.batches:
             yield Sample(f"sample/{current.index}/{name}", "gpu", current.index, name, number, size, seed)
 

@@ -51,7 +51,7 @@ class Recorder:
 
     def sampled(self, action: Sample, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
         """Add the new candidates of a batch, then tick the batch off; repeating it adds nothing."""
-        place = [name for name, *_ in self.spec.batches(action.round)].index(action.batch)
+        place = [name for name, *_ in self.spec.batches(state.rounds[action.round])].index(action.batch)
         first = place * BATCH_STRIDE
         key = self.spec.generators[action.generator]
         version = state.version(key, self.spec.generator_term(action.round))

@@ -37,6 +37,8 @@ class RoundState:
     to_score: tuple[tuple[str, ...], ...] | None = None
     scored: frozenset[int] = frozenset()
     selected: tuple[str, ...] | None = None
+    shares: tuple[float, ...] | None = None
+    """Share of the samples of each generator; None: as configured."""
 
     def entering(self, segment: int) -> list[Member]:
         """Return the members that reached `segment`, whether they passed it since or not, in order."""
@@ -201,6 +203,7 @@ def project_round(document: Mapping[str, Any], members: Iterable[Member]) -> Rou
         to_score=None if to_score is None else tuple(tuple(chunk) for chunk in to_score),
         scored=frozenset(int(chunk) for chunk in document.get("scored", {})),
         selected=None if chosen is None else tuple(chosen),
+        shares=tuple(document["shares"]) if document.get("shares") else None,
     )
 
 

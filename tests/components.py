@@ -94,6 +94,16 @@ class DeviceGenerator(BinaryGenerator):
         return super().sample(n, conditions, seed)
 
 
+class LooseGenerator(BinaryGenerator):
+    """The same crystals at eight times their volume: hardly bound, so that none is stable."""
+
+    def sample(self, n: int, conditions: Conditions, seed: int) -> list[Structure]:
+        made = super().sample(n, conditions, seed)
+        for structure in made:
+            structure.scale_lattice(8 * structure.volume)
+        return made
+
+
 class ElementHead:
     """Least-squares formation energy per element; its residual is the standard deviation."""
 

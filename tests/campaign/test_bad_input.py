@@ -47,7 +47,7 @@ MISTAKES: dict[str, tuple[dict, list[str]]] = {
     ),
     "policy": (
         {"acquisition": {"policy": "ucbb"}},
-        ["acquisition.policy", "'ucbb'", "'greedy', 'ucb' or 'random'"],
+        ["acquisition.policy", "'ucbb'", "'greedy', 'ucb', 'expected_improvement'"],
     ),
     "flow": ({"labels": {"flow": "relaxx"}}, ["label flow", "'relaxx'", "relax_static"]),
     "flow's option": (

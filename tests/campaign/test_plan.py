@@ -123,7 +123,7 @@ class World:
                 self.state = self.state.with_model(ModelState(name, action.model, action.term, True, name))
             case Sample():
                 self.held[action.key] = action
-                for name, *_ in self.spec.batches(action.round):
+                for name, *_ in self.spec.batches(self.state.rounds[action.round]):
                     current = self.state.rounds[action.round]
                     if name in current.batches:
                         continue
@@ -227,6 +227,40 @@ def test_with_lookahead_the_next_choice_is_ready_before_the_labels_are_done():
             break
     assert sorted(world.chosen) == [0, 1], "round 1 is chosen while every label of round 0 still runs"
     assert sum(isinstance(action, RunJob) for action in world.running.values()) == FREE["dft"]
+
+
+@pytest.mark.parametrize("judges", [(), ("head-0-h",)])
+def test_a_choice_waits_for_the_labels_that_it_may_know_even_if_nobody_judges(judges):
+    spec = replace(spec_with(acquisition={"lookahead_rounds": 0}), judges=judges)
+    models = [ModelState("g", "generator-0-g", term, True, "g") for term in range(2)]
+    models += [ModelState("h", "head-0-h", term, True, "h") for term in range(2)]
+    rounds = [RoundState(0, selected=("a",)), RoundState(1, to_score=(("b",),), scored=frozenset({0}))]
+    begun = replace(label("a", "candidate", 0, 0), state=LabelStatus.RUNNING)
+    state = CampaignState(references_known=True).with_labels([begun])
+    for one in models:
+        state = state.with_model(one)
+    for one in rounds:
+        state = state.with_round(one)
+    assert not [action for action in plan(state, spec, FREE, set()) if isinstance(action, Select)]
+    state = state.with_labels([replace(begun, state=LabelStatus.DONE, judged=True)])
+    assert [action.round for action in plan(state, spec, FREE, set()) if isinstance(action, Select)] == [1]
+
+
+@pytest.mark.parametrize("shares", ["fixed", "adaptive"])
+def test_a_round_with_adaptive_shares_opens_when_the_labels_that_it_may_know_are_known(shares):
+    """The generator does not learn, so that nothing else would wait."""
+    spec = spec_with(
+        acquisition={"lookahead_rounds": 0, "shares": shares}, learn={"generators": False}, stop={"rounds": 2}
+    )
+    begun = replace(label("a", "candidate", 0, 0), state=LabelStatus.RUNNING)
+    state = CampaignState(references_known=True).with_labels([begun])
+    state = state.with_model(ModelState("g", "generator-0-g", 0, True, "g"))
+    state = state.with_round(RoundState(0, selected=("a",)))
+    opened = [action for action in plan(state, spec, FREE, set()) if isinstance(action, OpenRound)]
+    assert bool(opened) == (shares == "fixed")
+    state = state.with_labels([replace(begun, state=LabelStatus.DONE, judged=True)])
+    opened = [action for action in plan(state, spec, FREE, set()) if isinstance(action, OpenRound)]
+    assert [action.round for action in opened] == [1]
 
 
 def test_label_budget_is_never_exceeded():
@@ -352,6 +386,10 @@ def test_shares_and_batches_add_up():
             )
         }
     )
-    batches = Spec(config, spec.segments, ("a", "b", "c"), ()).batches(0)
+    three = Spec(config, spec.segments, ("a", "b", "c"), ())
+    batches = three.batches(RoundState(0))
     assert sum(size for _, _, size, _ in batches) == 10
     assert len({seed for *_, seed in batches}) == len(batches)
+    adapted = three.batches(RoundState(0, shares=(0.1, 0.1, 0.8)))
+    sizes = [sum(size for _, number, size, _ in adapted if number == each) for each in range(3)]
+    assert sizes == [1, 1, 8]

@@ -1,0 +1,98 @@
+"""What acquisition reads from the store: candidates that compete or are pending, and labels of rounds that it may know.
+
+Which labels count is said by numbers of rounds alone, so that a choice never depends on what happens to be finished.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from campaign.acquisition.beliefs import Candidates
+from campaign.acquisition.policies import ChoiceContext
+from campaign.acquisition.ranking import read
+from campaign.acquisition.shares import Yielded
+from campaign.config import CampaignConfig
+from campaign.documents import CandidateStatus, derive_seed
+from campaign.plan import Spec
+from campaign.state import CampaignState
+from campaign.store import CampaignStore
+
+
+@dataclass(frozen=True)
+class AcquisitionReader:
+    """Reads for one campaign; decides nothing."""
+
+    store: CampaignStore
+    config: CampaignConfig
+    spec: Spec
+
+    def context(self, index: int) -> ChoiceContext:
+        """Return what the choice of a round rests on beside its candidates."""
+        return ChoiceContext(
+            seed=derive_seed(self.config.seed, "select", index),
+            stable_ev_per_atom=self.config.labels.stable_ev_per_atom,
+            discriminated_ev_per_atom=self.config.learn.stable_ev_per_atom,
+        )
+
+    def competing(self, index: int, state: CampaignState, surrogate_std: float) -> Candidates:
+        """Return the candidates that a round was given to score and that have no label."""
+        scored = [name for chunk in state.rounds[index].to_score or () for name in chunk]
+        return self._candidates(scored, surrogate_std, unlabelled=True)
+
+    def pending(self, index: int, state: CampaignState, surrogate_std: float) -> Candidates:
+        """Return the candidates chosen earlier whose labels round `index` may not know, finished or not."""
+        rounds = [state.rounds[earlier] for earlier in self.spec.pending(index)]
+        return self._candidates([name for one in rounds for name in one.selected or ()], surrogate_std)
+
+    def surrogate_pairs(self, index: int) -> list[tuple[float, float]]:
+        """Return (surrogate, DFT) e_above_hull [eV/atom] of the labels that round `index` may know about."""
+        term = self.spec.term(index)
+        found = self.store.query(
+            "labels",
+            {"purpose": "candidate", "state": "done", "round": {"$lt": term}},
+            fields=["predicted.e_above_hull", "result.e_above_hull", "round", "rank"],
+        )
+        pairs = []
+        for one in sorted(found, key=lambda one: (one["round"], one["rank"])):
+            predicted = (one.get("predicted") or {}).get("e_above_hull")
+            computed = (one.get("result") or {}).get("e_above_hull")
+            if predicted is not None and computed is not None:
+                pairs.append((float(predicted), float(computed)))
+        return pairs
+
+    def yielded(self, term: int) -> list[Yielded]:
+        """Return what came of each generator's crystals in the rounds before `term`."""
+        limit = self.config.learn.stable_ev_per_atom
+        known = {"purpose": "candidate", "state": "done", "round": {"$lt": term}}
+        labels = self.store.query(
+            "labels", known | {"result.e_above_hull": {"$lte": limit}}, fields=["models"]
+        )
+        stable = Counter(key for one in labels for key in one["models"])
+        asked: Counter[str] = Counter()
+        for one in self.store.query("rounds", {"index": {"$lt": term}}, fields=["batches"]):
+            for batch in one["batches"].values():
+                asked[batch["generator"]] += batch["asked"]
+        return [Yielded(asked[key], stable[key]) for key in self.spec.generators]
+
+    def _candidates(
+        self, names: Iterable[str], surrogate_std: float, *, unlabelled: bool = False
+    ) -> Candidates:
+        found = self.store.query(
+            "candidates",
+            {"_id": {"$in": list(names)}},
+            fields=["_id", "formula", "chemsys", "n_atoms", "spacegroup", "predictions", "state"],
+        )
+        core_seconds = None
+        if self.config.acquisition.cost_exponent:
+            from campaign.components import label_cost
+
+            core_seconds = label_cost(self.config)
+        return read(
+            [one for one in found if not unlabelled or one["state"] == CandidateStatus.SCREENED.value],
+            self.config.acquisition,
+            elements=self.config.chemistry.elements,
+            surrogate_std=surrogate_std,
+            core_seconds=core_seconds,
+        )
