@@ -88,7 +88,7 @@ def held_store(
     Args:
         config: The configuration.
         folder: The run folder; made if it is not there.
-        launched: What the campaign was launched with, if `config` is an edited one.
+        launched: What the campaign was launched with; None: it is being launched just now.
 
     Yields:
         The store, patient when its server is away; the lease; and how outages are borne.
@@ -103,7 +103,7 @@ def held_store(
     ):
         if launched is not None and config.store != launched.store:
             refuse_other_campaign(opened, launched)
-        claim_store(opened, config.name)
+        claim_store(opened, config.name, new=launched is None)
         folder.create()
         yield opened.patient(patience), lease, patience
 

@@ -12,15 +12,22 @@ from campaign.store import CampaignStore, embedded_path
 _CLAIM = "campaign"
 
 
-def claim_store(store: CampaignStore, name: str) -> None:
+def claim_store(store: CampaignStore, name: str, *, new: bool = False) -> None:
     """Make a store a campaign's own, in one indivisible step: of two that are launched at once, one gets it.
 
     Call it with the campaign's lease in hand: a claim whose campaign neither is there nor is driven was left by a
     launch that got no further, and is taken over.
 
+    Args:
+        store: The store.
+        name: The campaign's name.
+        new: It is being launched, so that one of the same name is another one.
+
     Raises:
         ConfigError: It holds another campaign, or another one is just being launched into it.
     """
+    if new and store.get("campaigns", name) is not None:
+        raise _occupied(store, name, name)
     for one in store.query("campaigns", {"_id": {"$ne": name}}, fields=["_id"], limit=1):
         raise _occupied(store, one["_id"], name)
     store.insert_new(META, [{"_id": _CLAIM, "name": name}])

@@ -50,7 +50,11 @@ def load_yaml(text: str, *, clock_times: bool = False) -> Any:
     Raises:
         yaml.YAMLError: It is no YAML, or goes beyond the bounds above.
     """
-    return yaml.load(text, Loader=_ClockLoader if clock_times else _BoundedLoader)
+    loader = (_ClockLoader if clock_times else _BoundedLoader)(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 class _BoundedLoader(yaml.SafeLoader):

@@ -60,7 +60,7 @@ def open_parquet(path: Path) -> pa.Table:
     try:
         names = pq.read_schema(path).names
         table = pq.read_table(path, columns=[name for name in wanted if name in names])
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names of columns may be no text
         raise ReferenceDataError(f"a Parquet file cannot be read ({error})", value=str(path)) from error
     has_energy = any(name in names for name in FORMATION_KEYS)
     if not (all(name in names for name in structure_columns) or ("formula" in names and has_energy)):

@@ -17,6 +17,7 @@ from campaign.config import CampaignConfig
 from campaign.documents import label_id, round_id, version_id
 from campaign.plan import Spec
 from campaign.run_folder import RunFolder
+from campaign.state import project_round
 from campaign.storage.schema import META
 from campaign.store import CampaignStore
 from flows.job_files import read_result
@@ -44,6 +45,7 @@ class Campaign:
         self.labels = by_id(store, "labels")
         self.flows = by_id(store, "flows")
         self.models = by_id(store, "models")
+        self.blocks = list(store.query("blocks"))
         self.events = by_id(store, "events")
         self.outputs = list(store.query("jobs", fields=["uuid", "index"]))
         self.meta = by_id(store, META)
@@ -93,8 +95,9 @@ def at_the_end(campaign: Campaign) -> Iterator[str]:
     own = campaign.own or {}
     if own["state"] != "finished":
         yield f"the campaign is {own['state']}: {own['reason']}"
-    if own["blocks"]:
-        yield "blocks of pools are still written down"
+    for one in campaign.blocks:
+        if one["state"] != "ended":
+            yield f"block {one['_id']} is {one['state']}"
     held = campaign.meta[f"lease:{campaign.config.name}"]["owner"]
     if held:
         yield f"the lease is held by {held}"
@@ -129,7 +132,7 @@ def _ended_labels(campaign: Campaign) -> Iterator[str]:
 def _house_keeping(campaign: Campaign) -> Iterator[str]:
     if campaign.count != 1:
         yield f"{campaign.count} campaigns in one store"
-    odd = set(campaign.meta) - {"store", f"lease:{campaign.config.name}"}
+    odd = set(campaign.meta) - {"store", "campaign", f"lease:{campaign.config.name}"}
     if odd:
         yield f"odd documents in {META}: {sorted(odd)}"
     for name, event in campaign.events.items():
@@ -145,7 +148,7 @@ def _rounds(campaign: Campaign) -> Iterator[str]:
         index, to_score = one["index"], one["to_score"]
         if one["_id"] != round_id(campaign.config.name, index):
             yield f"round {index} has the id {one['_id']}"
-        batches = {name for name, *_ in campaign.spec.batches(index)}
+        batches = {name for name, *_ in campaign.spec.batches(project_round(one, ()))}
         if not set(one["batches"]) <= batches:
             yield f"round {index} has batches that nobody asked for"
         members = [each for each in campaign.candidates.values() if each["round"] == index]

@@ -177,7 +177,7 @@ def test_export_reads_from_the_server(both, tmp_path: Path):
 def test_a_database_holds_one_campaign(both, mongod: MongoServer, tmp_path: Path):
     file = write(tmp_path / "other", {"kind": "mongodb", "uri": mongod.uri, "database": "both"})
     line = campaign("launch", file, "--pools", "threads").error
-    assert "the store holds a campaign already" in line
+    assert "(both) holds a campaign already" in line
     assert "cure:" in line
     assert not (tmp_path / "other" / "small").exists()
     assert json.loads(campaign("status", both["mongodb"].path, "--json").out)["state"] == "finished"

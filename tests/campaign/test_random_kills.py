@@ -177,7 +177,7 @@ def essence(run: RunFolder) -> dict[str, Any]:
                 one["state"], one["round"], one["rank"], names.get(one["parent"]), one["models"],
                 [_rounded((one["result"] or {}).get(key)) for key in ("energy", "e_above_hull")],
                 [(job["name"], job["state"]) for job in one["jobs"]],
-                [each["cause"] for each in one["attempts"]],
+                [each["cause"] for each in one["attempts"] if not each.get("forgiven")],
             ]
             for one in stored
         }  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from test_driver import quiet, small_campaign
 
 from campaign.launch import launch
@@ -24,13 +23,3 @@ def test_further_labels_do_not_take_the_place_of_the_first_after_a_resume(tmp_pa
     assert purposes == {"candidate", "reference", "follow_up"}
     assert {state.labels[name].purpose for name in state.by_candidate.values()} == {"candidate", "reference"}
     assert len(state.by_candidate) == 6 + 3
-
-
-def test_what_labels_cost_is_counted_though_the_driver_died_before_it_wrote_that_down(tmp_path: Path) -> None:
-    run = launch(small_campaign(tmp_path), run_dir=None, pools="threads", progress=quiet()).folder
-    with run.store(read_only=False) as store:
-        spent = sum(label["core_hours"] for label in store.query("labels"))
-        assert spent > 0
-        store.set_fields("campaigns", "small", {"usage": {"core_hours": spent / 2, "sample_tasks": 6.0}})
-        usage = project(store, store.get("campaigns", "small") or {}).usage
-    assert usage == {"core_hours": pytest.approx(spent), "sample_tasks": 6.0}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from benchmarks.resume_time import fill, first_task_s
 
-from campaign.recovery import project, sweep
+from campaign.recovery import project
+from campaign.sweeping import sweep
 
 LONGEST_S = 10.0
 
@@ -23,7 +24,7 @@ def test_the_first_task_of_a_resume_comes_within_ten_seconds(
         store = {"kind": kind, "uri": request.getfixturevalue("mongod").uri, "database": "resume-time"}
     run = fill(tmp_path / "run", 100_000, store)
     with run.store(read_only=False) as opened:
-        sweep(opened)
+        sweep(opened, run.work, cores=1, remains={})
         state = project(opened, opened.get("campaigns", "bench") or {})
     assert len(state.labels) == 1980
     assert sum(not label.final for label in state.labels.values()) == 20

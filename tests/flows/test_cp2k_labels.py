@@ -114,7 +114,7 @@ def test_how_cp2k_stopped_is_told() -> None:
 
 def test_cp2k_is_started_so_that_it_ends_with_its_worker() -> None:
     line = shell_line(("mpirun", "-n", "4", "cp2k.psmp"), Path("/a folder"))
-    assert line.startswith("cd '/a folder' && exec env OMP_NUM_THREADS=")
+    assert line.startswith("cd '/a folder' && exec setsid env OMP_NUM_THREADS=")
     assert line.endswith("mpirun -n 4 cp2k.psmp -s 2>cp2k.err")
 
 
