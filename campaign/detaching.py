@@ -41,7 +41,7 @@ def launch_detached(config_file: Path, *, run_dir: Path | None, pools: PoolKind)
         options = ["--run-dir", str(folder.path), "--pools", pools]
         return _start_process(folder, config.name, ["launch", str(config_file.resolve()), *options])
     _refuse_live_chain(folder, config.name)
-    with held_store(config, folder):
+    with held_store(config, folder, new=True):
         folder.write_config(config)  # with it alone, the batch job can do the rest
     return _submit(folder, config.name, driver, pools, retry=False)
 

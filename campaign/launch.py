@@ -76,7 +76,7 @@ def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress
     """
     config, folder, reference = prepare_launch(config_file, run_dir)
     take_from_environment(config.store.uri)
-    with held_store(config, folder) as (store, lease, patience):
+    with held_store(config, folder, new=True) as (store, lease, patience):
         folder.write_config(config)  # first: with it alone, resume can already do the rest
         prepared = prepare_reference(reference, folder.path / "reference")
         _write_campaign(store, config, folder, prepared, reference.summary())
@@ -110,7 +110,7 @@ def resume(
     config, folder, launched = prepare_resume(run, config_file)
     torn = folder.is_config_torn()
     take_from_environment(config.store.uri)
-    with held_store(config, folder, launched) as (store, lease, patience):
+    with held_store(config, folder, new=False, launched=launched) as (store, lease, patience):
         campaign = store.get("campaigns", config.name)
         if campaign is None:  # killed before the first write
             reference = reference_of(config, folder.path)

@@ -81,14 +81,15 @@ def prepare_resume(
 
 @contextmanager
 def held_store(
-    config: CampaignConfig, folder: RunFolder, launched: CampaignConfig | None = None
+    config: CampaignConfig, folder: RunFolder, *, new: bool, launched: CampaignConfig | None = None
 ) -> Iterator[tuple[CampaignStore, Heartbeat, Patience]]:
     """Open a campaign's store, hold its lease, make the store and the run folder the campaign's own.
 
     Args:
         config: The configuration.
         folder: The run folder; made if it is not there.
-        launched: What the campaign was launched with; None: it is being launched just now.
+        new: It is being launched just now.
+        launched: What the campaign was launched with, if `config` is an edited one.
 
     Yields:
         The store, patient when its server is away; the lease; and how outages are borne.
@@ -103,7 +104,7 @@ def held_store(
     ):
         if launched is not None and config.store != launched.store:
             refuse_other_campaign(opened, launched)
-        claim_store(opened, config.name, new=launched is None)
+        claim_store(opened, config.name, new=new)
         folder.create()
         yield opened.patient(patience), lease, patience
 
