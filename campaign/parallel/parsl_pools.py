@@ -15,6 +15,8 @@ import atexit
 import importlib
 import logging
 import logging.handlers
+import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -98,9 +100,12 @@ class ParslPools:
         self._lock = threading.Lock()
         self._lost: dict[str, str] = {}
         self._closed = threading.Event()
+        self._begun: dict[tuple[str, str], float] = {}
+        self._ended: dict[tuple[str, str], float] = {}
         self._oom_kills = _oom_kills()
         if site.parsl_config:
             sizes, config = {}, _own_config(site.parsl_config, self._names)
+            os.environ[MARKER] = self.marker  # what it starts inherits it, so that a later driver finds it
         else:
             sizes = site_sizes(site)
             config = Config(
@@ -171,7 +176,31 @@ class ParslPools:
 
     def blocks(self) -> list[Block]:
         """Return every block that was started, ended ones included."""
+        if self._site.parsl_config:
+            return [block for name in self._names for block in self._own_blocks(name)]
         return [block for keeper in self._keepers.values() for block in keeper.blocks()]
+
+    def _own_blocks(self, name: str) -> list[Block]:
+        """Return the blocks of an executor that the user has configured, as far as Parsl tells."""
+        executor = self._kernel.executors[name]
+        jobs: dict[str, Any] = dict(getattr(executor, "blocks_to_job_id", {}))
+        known, now = dict(getattr(executor, "status_facade", {})), time.time()
+        found = []
+        for block_id, job_id in jobs.items():
+            begun = self._begun.setdefault((name, block_id), now)
+            if block_id in known and known[block_id].terminal:
+                self._ended.setdefault((name, block_id), now)
+            ended = self._ended.get((name, block_id))
+            provider = executor.provider
+            local = provider.label == "local"
+            found.append(
+                Block(
+                    name, block_id, str(job_id), provider.label, platform.node(), self.marker,
+                    nodes=0 if local else provider.nodes_per_block,
+                    state="running" if ended is None else "ended", submitted=begun, started=begun, ended=ended,
+                )
+            )  # fmt: skip
+        return found
 
     def close(self, cancel: bool) -> None:
         """End the pools: after all submitted tasks, or at once with the tasks' futures cancelled."""
@@ -191,6 +220,8 @@ class ParslPools:
             if isinstance(keeper.executor.provider, QueueBlocks):
                 keeper.executor.provider.cancel_all()
         end_carrying(MARKER, self.marker)
+        if os.environ.get(MARKER) == self.marker:
+            del os.environ[MARKER]
         for future in list(self._outstanding):
             future.cancel()
             settle(future)  # tells those who wait for it
