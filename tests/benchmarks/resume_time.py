@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.components import reference_of
-from campaign.config import CampaignConfig, parse_config
+from campaign.config import CampaignConfig, config_hash, parse_config, stored_config
 from campaign.documents import (
     CampaignDocument,
     CandidateDocument,
@@ -87,7 +87,7 @@ def first_task_s(folder: RunFolder, pools: str) -> float:
             return time.perf_counter() - begin
         finally:
             process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.wait()
 
 
 def fill(path: Path, number: int, store: dict[str, Any] | None = None) -> RunFolder:
@@ -128,7 +128,7 @@ def fill(path: Path, number: int, store: dict[str, Any] | None = None) -> RunFol
                 opened.insert_new("labels", [_label(config, name, index, flow, done) for name in chosen])
                 opened.insert_new("flows", [{"_id": f"label-{name}", **flow} for name in chosen])
         campaign = CampaignDocument(
-            id="bench", name="bench", config={}, config_hash="", seed=0, run_dir=str(path), created=now(),
+            id="bench", name="bench", config=stored_config(config), config_hash=config_hash(config), seed=0, run_dir=str(path), created=now(),
             reference={"path": str(prepared), "labels_written": True},
         )  # fmt: skip
         opened.insert_new("campaigns", [campaign.doc()])

@@ -32,7 +32,7 @@ def markers(run: RunFolder) -> set[str]:
         return {one["marker"] for one in store.query("blocks", {"pool": "dft"})}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_campaign_runs_on_it_also_after_its_driver_was_killed(tmp_path: Path) -> None:
     calm = process("launch", write(tmp_path / "calm"), "--quiet")

@@ -18,7 +18,7 @@ pytest.importorskip(
     "gpaw", reason="the DFT engine of the quickstart is not installed: pip install gpaw gpaw-data"
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
 
 
 @pytest.fixture(scope="module")

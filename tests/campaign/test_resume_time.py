@@ -28,5 +28,5 @@ def test_the_first_task_of_a_resume_comes_within_ten_seconds(
         state = project(opened, opened.get("campaigns", "bench") or {})
     assert len(state.labels) == 1980
     assert sum(not label.final for label in state.labels.values()) == 20
-    # The best of three: other work on this machine is not what is measured.
-    assert min(first_task_s(run, "threads") for _ in range(3)) < LONGEST_S
+    # Three tries at most: other work on this machine is not what is measured.
+    assert any(first_task_s(run, "threads") < LONGEST_S for _ in range(3))

@@ -30,7 +30,7 @@ def on_slurm(folder: Path) -> Path:
     return small_campaign(folder, site="site.yaml", labels=labels, stop={"rounds": 1})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_blocks_of_a_killed_driver_are_found_cancelled_and_counted(slurm: SlurmCluster, tmp_path: Path):
     file = on_slurm(tmp_path)
     run = RunFolder(tmp_path / "small")

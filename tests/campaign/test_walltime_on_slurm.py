@@ -45,6 +45,7 @@ def campaign_in_blocks(folder: Path, **pool: object) -> Path:
     )
 
 
+@pytest.mark.long
 def test_a_relaxation_goes_on_from_block_to_block(slurm: SlurmCluster, tmp_path: Path) -> None:
     file = campaign_in_blocks(tmp_path, walltime="1 min", grace_s=15)
     outcome = launch(file, run_dir=None, pools="parsl", progress=quiet())

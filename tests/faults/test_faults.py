@@ -34,7 +34,7 @@ def test_the_table_has_a_row_for_each_fault_and_one_for_all() -> None:
     assert rows[-1]["longest"] == 5.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_every_fault_once_and_the_labels_are_those_of_the_calm_run(tmp_path: Path) -> None:
     if slurm_cluster.missing():
