@@ -22,7 +22,7 @@ from campaign.documents import (
     now,
     round_id,
 )
-from campaign.references.catalogue import prepare_reference
+from campaign.references.catalogue import file_sha256, prepare_reference
 from campaign.run_folder import RunFolder
 from flows.run import build_label
 
@@ -128,8 +128,9 @@ def fill(path: Path, number: int, store: dict[str, Any] | None = None) -> RunFol
                 opened.insert_new("labels", [_label(config, name, index, flow, done) for name in chosen])
                 opened.insert_new("flows", [{"_id": f"label-{name}", **flow} for name in chosen])
         campaign = CampaignDocument(
-            id="bench", name="bench", config=stored_config(config), config_hash=config_hash(config), seed=0, run_dir=str(path), created=now(),
-            reference={"path": str(prepared), "labels_written": True},
+            id="bench", name="bench", config=stored_config(config), config_hash=config_hash(config), seed=0,
+            run_dir=str(path), created=now(),
+            reference={"path": str(prepared), "sha256": file_sha256(prepared), "labels_written": True},
         )  # fmt: skip
         opened.insert_new("campaigns", [campaign.doc()])
     return folder
