@@ -26,7 +26,6 @@ from campaign.templates import template_text
 from campaign.views.status import result_rows
 
 TESTS = Path(__file__).resolve().parents[1]
-KILLS = 10
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -109,7 +108,8 @@ def executed(log: Path) -> dict[str, list[float]]:
     return found
 
 
-def test_kill_and_resume(tmp_path):
+@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.long)])
+def test_kill_and_resume(tmp_path, kills):
     calm, log = write_campaign(tmp_path / "calm", tmp_path / "calm.jsonl"), tmp_path / "calm.jsonl"
     to_the_end("launch", calm)
     calm_run = RunFolder(calm.parent / "quickstart")
@@ -121,8 +121,7 @@ def test_kill_and_resume(tmp_path):
     run = RunFolder(file.parent / "quickstart")
     dice = random.Random(20)
     # Not before its first writes: until then there is no campaign to resume.
-    moments = sorted(dice.uniform(2, 0.97 * last) for _ in range(KILLS))
-    kills = 0
+    moments = sorted(dice.uniform(2, 0.97 * last) for _ in range(kills))
     for number, moment in enumerate(moments):
         process = start("launch" if number == 0 else "resume", file)
         while progress(run) < moment and process.poll() is None:
@@ -131,10 +130,8 @@ def test_kill_and_resume(tmp_path):
         assert process.poll() is None, (file.parent / "driver.log").read_text()[-3000:]
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        kills += 1
     to_the_end("resume", file)
 
-    assert kills == KILLS
     assert labels(run) == wanted, "same labels as the uninterrupted run"
     check_executions(run, executed(log), kills)
     assert leftovers(tmp_path) == []

@@ -106,7 +106,7 @@ def test_torn_output_is_tried_again_and_then_given_up(tmp_path):
 
 
 def test_a_relaxation_cut_by_its_time_goes_on_from_its_last_geometry(tmp_path):
-    label = labelled(tmp_path, flow="relax", **troubled("Slow"), job_hours=4 / 3600)
+    label = labelled(tmp_path, flow="relax", **troubled("Slower"), job_hours=20 / 3600)
     assert label["state"] == "done"
     assert causes(label)[0] == "walltime"
     assert causes(label)[-2:] == [None, None]

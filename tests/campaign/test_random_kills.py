@@ -247,9 +247,9 @@ def test_a_few_random_kills_change_nothing(killed: Callable[..., Killer]) -> Non
 
 @pytest.mark.slow
 def test_random_kills_change_nothing(killed: Callable[..., Killer]) -> None:
-    killed(100)
+    killed(140)
 
 
 @pytest.mark.slow
 def test_random_kills_change_nothing_on_mongodb(killed: Callable[..., Killer], mongod: MongoServer) -> None:
-    killed(100, mongod.uri)
+    killed(60, mongod.uri)
