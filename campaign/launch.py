@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ from campaign.run_folder import (
     RunFolder,
     remove,
 )
-from campaign.site import load_site, worker_cores
+from campaign.site import Site, labels_on_one_machine, load_site, worker_cores
 from campaign.state import CampaignState
 from campaign.storage.credentials import take_from_environment
 from campaign.storage.outages import Patience
@@ -150,8 +150,8 @@ def _drive(
     grace_s: float = SIGTERM_GRACE_S,
 ) -> Outcome:
     """Run the driver between the first and the last write of the campaign's document."""
-    start = _recovered(store, config, folder)
     site, identity = load_site(config.site, folder.path), campaign_identity(config.name, folder.path)
+    start = _recovered(store, config, folder, site)
     status, reason, signals = CampaignStatus.STOPPED, "interrupted", list[str]()
     blocks, pools = BlockBook(store, config.name, lease.lease.epoch), None
     blocks.begin()
@@ -192,14 +192,15 @@ class _Start:
     state: CampaignState
 
 
-def _recovered(store: CampaignStore, config: CampaignConfig, folder: RunFolder) -> _Start:
+def _recovered(store: CampaignStore, config: CampaignConfig, folder: RunFolder, site: Site) -> _Start:
     """Set right what a dead driver left."""
     recovered = recover_left(store, folder, config)
     campaign, state = recovered.campaign, recovered.state
     settings, settings_hash = label_settings(config)
     refuse_other_settings(campaign, settings_hash)
     reference, further = load_prepared(Path(campaign["reference"]["path"])), follow_up_settings(config)
-    decider = Decider(store, config, spec_of(config), reference, settings, settings_hash, further)
+    spec = replace(spec_of(config), one_machine=labels_on_one_machine(site))
+    decider = Decider(store, config, spec, reference, settings, settings_hash, further)
     for index, chosen in unmade_labels(state).items():
         state = decider.make_labels(index, chosen, state)
     return _Start(folder, campaign, decider, state)

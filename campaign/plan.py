@@ -63,6 +63,8 @@ class Spec:
     """Model keys of the generators, in the order of the configuration."""
     judges: tuple[str, ...]
     """Model keys of heads and discriminators."""
+    one_machine: bool = True
+    """Labels' jobs share the memory of one machine: one that lacked it has the pool to itself."""
 
     def term(self, index: int) -> int:
         """Return the term of the models that sample and judge round `index`."""
@@ -204,7 +206,7 @@ def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     """Yield every task that could run now, most urgent first."""
     if _nothing_more(state, spec):
         return  # what runs may end, nothing else begins
-    yield from _label_tasks(state, begin=not reason)
+    yield from _label_tasks(state, begin=not reason, one_machine=spec.one_machine)
     if reason:
         return
     yield from _training(state, spec.generators, learn=spec.config.learn.generators)
@@ -215,7 +217,7 @@ def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     yield from _training(state, spec.judges, learn=True)
 
 
-def _label_tasks(state: CampaignState, *, begin: bool) -> Iterator[Action]:
+def _label_tasks(state: CampaignState, *, begin: bool, one_machine: bool) -> Iterator[Action]:
     """Yield builds and jobs of labels: references first, then by round and rank; begun ones go on after a stop."""
     open_labels = [label for label in state.labels.values() if not label.final]
     open_labels.sort(key=lambda label: (label.purpose != "reference", label.round, label.rank, label.id))
@@ -224,8 +226,9 @@ def _label_tasks(state: CampaignState, *, begin: bool) -> Iterator[Action]:
     for label in begun + rest:
         if label.jobs:
             for job in runnable(label):
-                key = f"{JOB_KEY}{label.id}/{job.uuid}/{job.index}" + (ALONE if job.alone else "")
-                yield RunJob(key, JOB_POOL, label.id, job.uuid, job.index, job.alone)
+                alone = job.alone and one_machine  # nodes share no memory: emptying a whole pool frees none
+                key = f"{JOB_KEY}{label.id}/{job.uuid}/{job.index}" + (ALONE if alone else "")
+                yield RunJob(key, JOB_POOL, label.id, job.uuid, job.index, alone)
         else:
             yield BuildLabel(f"build/{label.id}", "cpu", label.id)
 

@@ -222,6 +222,13 @@ def pool_of(site: Site, name: str) -> PoolConfig:
     return with_batch(getattr(site.pools, name), site.batch, site.provider)
 
 
+def labels_on_one_machine(site: Site) -> bool:
+    """Tell whether all labels' jobs run on the driver's machine, and so share its memory."""
+    if site.parsl_config or "dft" not in pools_with_workers(site):
+        return False  # nobody tells where those run
+    return pool_of(site, "dft").provider == "local"
+
+
 def size_pools(site: Site, cores: int, gpus: tuple[str, ...]) -> dict[str, PoolSize]:
     """Work out every `auto` of a site. Pure.
 

@@ -22,7 +22,7 @@ class Cure(StrEnum):
     OTHER_OPTIMIZER = "other_optimizer"
     """Relax with an optimiser that needs no good second derivatives."""
     MORE_MEMORY = "more_memory"
-    """Run alone in the pool, and allow half as much memory again as the try before."""
+    """Allow half as much memory again as the try before; where all jobs share one machine, run alone on it."""
     MORE_TIME = "more_time"
     """Allow half as much time again as the try before."""
 

@@ -369,6 +369,17 @@ def test_a_job_that_ran_out_of_memory_has_the_pool_to_itself():
     assert started(set(), 2) == [c]
 
 
+def test_a_job_that_ran_out_of_memory_on_one_node_of_many_empties_no_pool():
+    jobs = {name: JobState(name, 1, name, (), LabelStatus.QUEUED, alone=name == "b") for name in "abc"}
+    labels = [
+        replace(label(name, "candidate", 0, rank), jobs=(jobs[name],)) for rank, name in enumerate("abc")
+    ]
+    state = CampaignState(references_known=True).with_labels(labels)
+    spec = replace(spec_with(), one_machine=False)
+    started = [one.key for one in plan(state, spec, {"dft": 3}, set()) if isinstance(one, RunJob)]
+    assert started == ["job/label-a/a/1", "job/label-b/b/1", "job/label-c/c/1"]
+
+
 def test_failed_element_reference_ends_the_campaign():
     failed = replace(label("Ca", "reference", -1, 0), state=LabelStatus.FAILED, judged=True)
     reason = plan(CampaignState(references_known=True).with_labels([failed]), spec_with(), FREE, set())[

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.errors import SiteError
-from campaign.site import POOLS, Site, gpus_visible, load_site, pool_of, size_pools
+from campaign.site import POOLS, Site, gpus_visible, labels_on_one_machine, load_site, pool_of, size_pools
 
 CHECKOUT = Path(__file__).parent.parent.parent
 
@@ -198,3 +198,23 @@ def test_every_shipped_site_is_valid(path: Path) -> None:
     site = load_site(str(path), CHECKOUT)
     assert site.name == path.stem
     assert size_pools(site, 8, ())
+
+
+@pytest.mark.parametrize(
+    ("pools", "shared"),
+    [
+        ({}, False),
+        ({"dft": {"provider": "local"}}, True),
+        ({"dft": {"kind": "fireworks", "launchpad": {}}}, False),
+        ({"gpu": {"provider": "local"}}, False),
+    ],
+)
+def test_labels_share_one_memory_only_where_the_driver_starts_their_workers_beside_itself(
+    pools: dict[str, object], shared: bool
+) -> None:
+    assert labels_on_one_machine(Site.model_validate({"provider": "slurm", "pools": pools})) is shared
+
+
+def test_labels_here_share_one_memory_and_nobody_knows_of_those_of_an_own_configuration() -> None:
+    assert labels_on_one_machine(Site())
+    assert not labels_on_one_machine(Site(parsl_config="mine:config"))
