@@ -54,7 +54,7 @@ class Left:
     """What was found; documents as they lie in the store."""
 
     labels: Sequence[Document] = ()
-    """Open labels that have jobs."""
+    """Open labels that have jobs, and failed ones that had further jobs running."""
     traces: Mapping[tuple[str, str, int], Trace] = field(default_factory=dict)
     """(label, job, index) -> trace."""
     unsettled: Mapping[str, str] = field(default_factory=dict)
@@ -94,7 +94,8 @@ def read_left(store: CampaignStore, work: Path, remains: Mapping[str, Remains]) 
         work: Folder of the jobs' folders.
         remains: See `Left`.
     """
-    states = {"$in": [LabelStatus.QUEUED.value, LabelStatus.RUNNING.value]}
+    open_ones = {"state": {"$in": [LabelStatus.QUEUED.value, LabelStatus.RUNNING.value]}}
+    failed_ones = {"state": LabelStatus.FAILED.value, "jobs.state": LabelStatus.RUNNING.value}
     fields = [
         "_id",
         "state",
@@ -106,7 +107,12 @@ def read_left(store: CampaignStore, work: Path, remains: Mapping[str, Remains]) 
         "core_hours",
         "structure",
     ]
-    labels = [one for one in store.query("labels", {"state": states}, fields=fields) if one.get("jobs")]
+    labels = [
+        one
+        for which in (open_ones, failed_ones)
+        for one in store.query("labels", which, fields=fields)
+        if one.get("jobs")
+    ]
     unsettled = _unsettled(store)
     owned = store.query(
         "labels",
@@ -129,9 +135,10 @@ def read_left(store: CampaignStore, work: Path, remains: Mapping[str, Remains]) 
 def decide(left: Left, *, cores: int | None, current: float) -> Sweep:
     """Say what a start sets right. Pure.
 
-    Running labels and jobs are queued again. What a cut-off try has cost is known from when its worker began it and
-    when its driver was last seen; it becomes an attempt that is forgiven. Candidates get the state of their label,
-    where a crash fell between the two writes. Blocks of dead drivers have ended.
+    Running labels and jobs are queued again; so are running jobs of a label that has failed by another job of it, which
+    would else count as running for ever once the label is tried again. What a cut-off try has cost is known from when
+    its worker began it and when its driver was last seen; it becomes an attempt that is forgiven. Candidates get the
+    state of their label, where a crash fell between the two writes. Blocks of dead drivers have ended.
 
     Args:
         left: What was found.
@@ -152,11 +159,16 @@ def decide(left: Left, *, cores: int | None, current: float) -> Sweep:
         ]
         lost = [one for one in tries if one is not None]
         labels.append((label["_id"], _set_back(label, lost)))
+    failed = {label["_id"] for label in left.labels if label["state"] == LabelStatus.FAILED}
     return Sweep(
         labels=labels,
         candidates=_mended(left),
         blocks=ended_with_driver(left.blocks, left.remains, current),
-        adopted=[(label, trace.folder) for (label, *_), trace in left.traces.items() if trace.result],
+        adopted=[
+            (label, trace.folder)
+            for (label, *_), trace in left.traces.items()
+            if trace.result and label not in failed
+        ],
     )
 
 
@@ -233,12 +245,13 @@ def _cut_off(label: Document, job: Document, trace: Trace, ended: float, cores: 
 
 
 def _set_back(label: Document, lost: Sequence[Document]) -> Document:
-    """Return the fields of a label that waits again, its cut-off tries noted."""
+    """Return the fields of a label whose jobs wait again, its cut-off tries noted; one that failed stays so."""
     jobs = [
         {**job, "state": LabelStatus.QUEUED.value} if job["state"] == LabelStatus.RUNNING else job
         for job in label["jobs"]
     ]
-    fields: Document = {"jobs": jobs, "state": LabelStatus.QUEUED.value}
+    failed = label["state"] == LabelStatus.FAILED
+    fields: Document = {"jobs": jobs, "state": (LabelStatus.FAILED if failed else LabelStatus.QUEUED).value}
     if lost:
         fields["attempts"] = [*label["attempts"], *lost]
         fields["core_hours"] = label["core_hours"] + sum(one["core_hours"] for one in lost)

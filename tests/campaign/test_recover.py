@@ -19,10 +19,11 @@ from campaign.failures import causes_of
 from campaign.launch import launch
 from campaign.lease import acquire
 from campaign.recover import recover
+from campaign.retrying import retry_failed
 from campaign.run_folder import RunFolder
 from campaign.storage.schema import COLLECTIONS
-from campaign.store import CampaignStore
-from campaign.sweeping import Left, Trace, decide
+from campaign.store import CampaignStore, StoreConfig
+from campaign.sweeping import Left, Trace, decide, sweep
 
 HOUR = 3600.0
 
@@ -214,6 +215,39 @@ def test_a_try_that_is_an_attempt_already_is_not_counted_again():
 
 def test_jobs_that_outlive_their_driver_are_not_counted_as_lost():
     assert "attempts" not in swept(Trace("f", begun=3 * HOUR), cores=None)
+
+
+def test_a_job_that_ran_beside_the_one_that_failed_its_label_runs_again_when_the_label_is_tried_again(
+    tmp_path: Path,
+):
+    """A driver that lives asks nobody else: what it does not run itself must not count as running."""
+    jobs = [{"uuid": name, "index": 1, "name": "relax", "parents": [], "state": state} for name, state in
+            (("u", "failed"), ("v", "running"), ("w", "done"))]  # fmt: skip
+    stored = label(state="failed", jobs=jobs, purpose="candidate", candidate_id="c", formula="Si",
+                   failure={"cause": "unknown"})  # fmt: skip
+    with CampaignStore.open(StoreConfig(), tmp_path) as store:
+        store.put("labels", stored)
+        sweep(store, tmp_path / "work", cores=1, remains={})
+        found = store.get("labels", "a")
+        assert (found["state"], [job["state"] for job in found["jobs"]]) == (
+            "failed",
+            ["failed", "queued", "done"],
+        )
+        assert retry_failed(store) == ["a"]
+        found = store.get("labels", "a")
+        assert (found["state"], [job["state"] for job in found["jobs"]]) == (
+            "queued",
+            ["queued", "queued", "done"],
+        )
+        assert sweep(store, tmp_path / "work", cores=1, remains={}).labels == [], "once is enough"
+
+
+def test_a_result_of_a_failed_label_is_not_told_as_taken_over():
+    left = Left(labels=[label(state="failed")], traces={("a", "u", 1): Trace("f", result=True)})
+    found = decide(left, cores=1, current=0.0)
+    assert found.adopted == []
+    [(_, fields)] = found.labels
+    assert fields["state"] == "failed"
 
 
 def test_candidates_get_the_state_of_their_label():
