@@ -30,7 +30,7 @@ from campaign.state import LABEL_FIELDS, CampaignState, project_label
 from campaign.store import CampaignStore
 from campaign.substitutes import substitute_result
 from campaign.task_times import TaskTimes
-from campaign.usage import TASK_CORE_HOURS, budgets, to_warn_of, total_usage
+from campaign.usage import TASK_CORE_HOURS, budgets, lost_seconds, to_warn_of, total_usage
 
 TICK_S = 0.5
 """How often stop requests, the lease and the clock are looked at while nothing comes back [s]."""
@@ -190,7 +190,10 @@ class Driver:
             result = {"ok": False, "failure": {**failure, "block_ended": cause == "walltime"}}
             if isinstance(action, RunJob):  # the worker cannot say what its end has cost
                 result |= self.book.lost_job(action, waited_s)
-        self._count_task(action, result, waited_s)
+            else:
+                blocks = self.blocks.documents()
+                result["seconds"] = lost_seconds(action.pool or "", waited_s, blocks, time.time())
+        self._count_task(action, result)
         if isinstance(action, RunJob):
             if result["ok"]:
                 self.state = self.recorder.job_done(action, result, self.state)
@@ -290,10 +293,10 @@ class Driver:
             self.warned[one.name] = one.limit
             self._set_campaign({"warned": self.warned})
 
-    def _count_task(self, action: Action, result: dict[str, Any], waited_s: float) -> None:
+    def _count_task(self, action: Action, result: dict[str, Any]) -> None:
         """Add a task to the sums; what is no label's job leaves no other trace, so it is written down at once."""
         kind = action.key.split("/", 1)[0]
-        seconds = float(result.get("seconds") or result.get("wall_seconds") or waited_s)
+        seconds = float(result.get("seconds") or result.get("wall_seconds") or 0.0)
         spent = {f"{kind}_seconds": seconds, f"{kind}_tasks": 1.0}
         if not isinstance(action, RunJob):
             cores = self.cores.get(action.pool or "", 1)

@@ -23,6 +23,9 @@ WARN_AT = 0.8
 TASK_CORE_HOURS = "task_core_hours"
 """Core-hours of all tasks but labels' jobs, among the sums of tasks."""
 
+EVERY_POOL = "all"
+"""Pool of the block that stands for all workers beside the driver, where they have no blocks of their own."""
+
 SPENDING = ("core_hours", "node_hours", "wall_time_hours")
 """Budgets that `stop.hard` is about: what work uses up while it runs."""
 
@@ -86,6 +89,29 @@ def total_usage(
         "node_hours": node_seconds / 3600,
         "wall_seconds": wall_seconds,
     }
+
+
+def lost_seconds(pool: str, waited_s: float, blocks: Iterable[Mapping[str, Any]], current: float) -> float:
+    """Return how long a task has run at most whose worker was lost [s]; it may have waited for a block for hours.
+
+    It ran on the block of its pool that ended last while it was under way, or, if none did, no longer than since the
+    newest one began. Where none has begun it has cost nothing.
+
+    Args:
+        pool: The task's pool.
+        waited_s: Time since it was submitted [s].
+        blocks: Documents of blocks.
+        current: Seconds since 1970.
+    """
+    submitted, lives = current - waited_s, []
+    for one in blocks:
+        begun, ended = _seconds(one["started"]), _seconds(one["ended"])
+        if one["pool"] in (pool, EVERY_POOL) and begun is not None and (ended is None or ended >= submitted):
+            lives.append((ended or 0.0, begun))
+    if not lives:
+        return 0.0
+    ended, begun = max(lives)
+    return max(0.0, min(ended or current, current) - max(begun, submitted))
 
 
 def kept_sums(usage: Mapping[str, float]) -> dict[str, float]:

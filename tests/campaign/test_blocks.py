@@ -14,7 +14,7 @@ from campaign.config import StopConfig
 from campaign.parallel.pooling import Block
 from campaign.storage.config import StoreConfig
 from campaign.store import CampaignStore
-from campaign.usage import Budget, budgets, kept_sums, to_warn_of, total_usage, yields
+from campaign.usage import Budget, budgets, kept_sums, lost_seconds, to_warn_of, total_usage, yields
 
 HOUR = 3600.0
 _databases = itertools.count()
@@ -175,6 +175,29 @@ def test_core_hours_are_those_of_labels_and_of_tasks():
     assert usage["core_hours"] == 7.5
     assert kept_sums(usage) == {"task_core_hours": 0.5, "screen_tasks": 3.0}
     assert total_usage(kept_sums(usage), 7.0, [], None) == usage, "working it out again gives the same"
+
+
+def test_a_lost_task_costs_no_more_than_since_its_block_began():
+    """It was submitted three hours ago, and most of the time its block waited in a queue."""
+
+    def lost(*blocks: tuple[float | None, float | None], pool: str = "gpu") -> float:
+        documents = [
+            {"pool": pool, "started": iso(begun and begun * HOUR), "ended": iso(ended and ended * HOUR)}
+            for begun, ended in blocks
+        ]
+        return lost_seconds("gpu", 3 * HOUR, documents, 10 * HOUR) / HOUR
+
+    assert lost((9.5, None)) == pytest.approx(0.5)
+    assert lost((None, None)) == lost() == 0.0, "no block has begun: it waited all the time"
+    assert lost((9.5, None), pool="dft") == 0.0
+    assert lost((9.5, None), pool="all") == pytest.approx(0.5), "threads and processes beside the driver"
+    assert lost((8.0, 9.0), (9.75, None)) == pytest.approx(1.0), (
+        "it ran on the block that ended, not on the next one"
+    )
+    assert lost((1.0, 2.0), (9.75, None)) == pytest.approx(0.25), (
+        "that one ended before the task was submitted"
+    )
+    assert lost((1.0, None)) == pytest.approx(3.0), "and no longer than since it was submitted"
 
 
 def test_a_budget_is_warned_of_once_until_it_is_raised():

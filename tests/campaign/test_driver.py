@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from pymatgen.core import Lattice, Structure
 from rich.console import Console
 
+from campaign import tasks
 from campaign.config import parse_config
 from campaign.errors import ConfigError, LeaseError
 from campaign.launch import launch, resume
@@ -222,6 +224,26 @@ def test_a_label_that_fails_is_typed_and_the_campaign_goes_on(tmp_path):
     assert all(label["failure"]["cause"] == "unknown" for label in failed)
     assert all("magnesium is too much" in label["failure"]["message"] for label in failed)
     assert all(len(label["attempts"]) == 2 for label in failed), "tried as often as labels.max_attempts says"
+
+
+def test_a_task_whose_program_took_too_long_is_tried_again(
+    tmp_path, monkeypatch
+):
+    """Only its pool tells of such an end: the worker has said nothing of the time it took."""
+    original, calls = tasks.screen, []
+
+    def screen(task):
+        calls.append(task)
+        if len(calls) == 1:
+            raise subprocess.TimeoutExpired("relax", 1.0)
+        return original(task)
+
+    monkeypatch.setattr(tasks, "screen", screen)
+    outcome = launch(small_campaign(tmp_path), run_dir=None, pools="threads", progress=quiet())
+    assert outcome.status == "finished"
+    with outcome.folder.store() as store:
+        [event] = store.query("events", {"kind": "task_failed"})
+        assert ": walltime: " in event["message"]
 
 
 def test_failed_labels_are_tried_again_when_asked(tmp_path, monkeypatch):
