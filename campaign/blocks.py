@@ -28,6 +28,21 @@ SEEN_PERIOD_S = 5.0
 Document = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What blocks have used."""
+
+    node_seconds: float = 0.0
+    driver_seconds: float = 0.0
+    """Seconds of drivers alone."""
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.node_seconds + other.node_seconds, self.driver_seconds + other.driver_seconds)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.node_seconds - other.node_seconds, self.driver_seconds - other.driver_seconds)
+
+
 @dataclass
 class BlockBook:
     """Keeps the documents of one driver's blocks, and knows those of all drivers before it.
@@ -43,12 +58,19 @@ class BlockBook:
     campaign: str
     epoch: int
     clock: Callable[[], float] = time.time
+    ended: Spent = field(default_factory=Spent, init=False)
+    """What the blocks have used that have ended: after months there are thousands, and each turn asks."""
     _documents: dict[str, Document] = field(default_factory=dict)
+    _live: dict[str, Document] = field(default_factory=dict)
+    """Those of them that did not end."""
+    _over: set[tuple[str, str, str]] = field(default_factory=set)
+    """Pool, number and marker of this driver's blocks that have ended: they change no more."""
     _seen: float = 0.0
 
     def begin(self) -> None:
         """Write the driver's own document, and read those of the drivers before it."""
-        self._documents = {one["_id"]: one for one in self.store.query("blocks")}
+        for one in self.store.query("blocks"):
+            self._know(one)
         me = Block(DRIVER, "0", str(os.getpid()), DRIVER, platform.node(), "", started=self.clock())
         self._put(document_of(me, self.campaign, self.epoch))
         self._seen = self.clock()
@@ -56,8 +78,12 @@ class BlockBook:
     def look(self, blocks: Sequence[Block]) -> None:
         """Write down what has changed since the last look; nothing is written where nothing has."""
         current = self.clock()
-        for document in changed(self._documents, blocks, self.campaign, self.epoch, current):
+        fresh = [one for one in blocks if (one.pool, one.block_id, one.marker) not in self._over]
+        names = [name_of(one, self.campaign, self.epoch) for one in fresh]
+        known = self._live | {name: self._documents[name] for name in names if name in self._documents}
+        for document in changed(known, fresh, self.campaign, self.epoch, current):
             self._put(document)
+        self._over |= {(one.pool, one.block_id, one.marker) for one in fresh if one.state == "ended"}
         if current - self._seen >= SEEN_PERIOD_S:
             self._seen = current
             own = self._own()
@@ -68,8 +94,8 @@ class BlockBook:
         """Write down that the driver's blocks have ended, and the driver with them."""
         self.look(blocks)
         moment = iso(self.clock())
-        for document in self.documents():
-            if document["epoch"] == self.epoch and document["state"] != "ended":
+        for document in self.live():
+            if document["epoch"] == self.epoch:
                 words = document["message"] or reason
                 self._put({**document, "state": "ended", "ended": moment, "message": words})
 
@@ -77,28 +103,57 @@ class BlockBook:
         """Return the documents of all blocks that the campaign ever had."""
         return list(self._documents.values())
 
+    def live(self) -> list[Document]:
+        """Return the documents of those that did not end."""
+        return list(self._live.values())
+
     def _own(self) -> Document:
         return next(
-            one
-            for one in self._documents.values()
-            if one["pool"] == DRIVER and one["epoch"] == self.epoch and one["state"] != "ended"
+            one for one in self._live.values() if one["pool"] == DRIVER and one["epoch"] == self.epoch
         )
 
     def _put(self, document: Document) -> None:
         self.store.put("blocks", document)
-        self._documents[document["_id"]] = document
+        self._know(document)
+
+    def _know(self, document: Document) -> None:
+        name = document["_id"]
+        before = self._documents.get(name)
+        self._documents[name] = document
+        if before is not None and before["state"] == "ended":  # told anew: counted anew
+            self.ended -= spent_by(before)
+        if document["state"] == "ended":
+            self.ended += spent_by(document)
+            self._live.pop(name, None)
+        else:
+            self._live[name] = document
+
+
+def name_of(block: Block, campaign: str, epoch: int) -> str:
+    """Return the `_id` of a block's document."""
+    return f"{campaign}-{epoch:04d}-{block.pool}-{block.block_id}-{block.marker}"
 
 
 def document_of(block: Block, campaign: str, epoch: int) -> Document:
     """Return the document of a block."""
     times = {name: iso(getattr(block, name)) for name in ("submitted", "started", "ended")}
     return BlockDocument(
-        id=f"{campaign}-{epoch:04d}-{block.pool}-{block.block_id}-{block.marker}",
+        id=name_of(block, campaign, epoch),
         campaign=campaign,
         epoch=epoch,
         seen=times["started"] if block.pool == DRIVER else None,
         **{**block.document(), **times},
     ).doc()
+
+
+def spent_by(document: Mapping[str, Any], until: float | None = None) -> Spent:
+    """Return what a block has used, up to `until` [s since 1970] if it did not end; nothing if it never began."""
+    begun = seconds_of(document["started"])
+    ended = until if document["ended"] is None else seconds_of(document["ended"])
+    if begun is None or ended is None:
+        return Spent()
+    ran = max(0.0, ended - begun)
+    return Spent(document["nodes"] * ran, ran if document["pool"] == DRIVER else 0.0)
 
 
 def changed(
@@ -187,6 +242,11 @@ def live_blocks(documents: Iterable[Document]) -> dict[str, Document]:
         pool[f"nodes_{one['state']}"] += one["nodes"]
         pool["job_ids"].append(one["job_id"])
     return pools
+
+
+def seconds_of(moment: str | None) -> float | None:
+    """Return a time that documents hold [s since 1970]."""
+    return None if moment is None else datetime.fromisoformat(moment).timestamp()
 
 
 def iso(seconds: float | None) -> str | None:

@@ -284,7 +284,7 @@ class Driver:
         self.blocks.look(self.pools.blocks())
         labels = self.state.labels.values()
         spent = sum(label.core_hours for label in labels)
-        usage = total_usage(self.tasks, spent, self.blocks.documents(), time.time())
+        usage = total_usage(self.tasks, spent, self.blocks.live(), time.time(), self.blocks.ended)
         self.state = replace(self.state, usage=usage)
         found = budgets(self.decider.config.stop, usage, stable=sum(label.stable for label in labels))
         for one in to_warn_of(found, self.warned):

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from campaign.blocks import DRIVER, last_seen
+from campaign.blocks import Spent, last_seen, seconds_of, spent_by
 
 if TYPE_CHECKING:
     from campaign.config import StopConfig
@@ -58,36 +57,31 @@ def total_usage(
     label_core_hours: float,
     blocks: Iterable[Mapping[str, Any]],
     current: float | None,
+    ended: Spent | None = None,
 ) -> dict[str, float]:
     """Return what was used.
 
     Args:
         tasks: Sums over tasks that are kept: `<kind>_tasks`, `<kind>_seconds`, and their core-hours.
         label_core_hours: Core-hours of labels, failed and lost tries included.
-        blocks: Documents of all blocks, those of drivers among them.
+        blocks: Documents of all blocks, those of drivers among them; or of some, with `ended` for the others.
         current: Seconds since 1970; None where no driver lives: then what did not end counts until its driver was
             last seen.
+        ended: What those have used that are not among `blocks`.
 
     Returns:
         The sums, `core_hours`, `node_hours` and `wall_seconds` (of drivers).
     """
     documents = [dict(one) for one in blocks]
     seen = last_seen(documents)
-    node_seconds = wall_seconds = 0.0
+    spent = ended or Spent()
     for one in documents:
-        begun, ended = _seconds(one["started"]), _seconds(one["ended"])
-        if begun is None:
-            continue
-        if ended is None:
-            ended = current if current is not None else _seconds(seen.get(one["epoch"])) or begun
-        ran = max(0.0, ended - begun)
-        node_seconds += one["nodes"] * ran
-        wall_seconds += ran if one["pool"] == DRIVER else 0.0
+        spent += spent_by(one, current if current is not None else seconds_of(seen.get(one["epoch"])))
     return {
         **tasks,
         "core_hours": tasks.get(TASK_CORE_HOURS, 0.0) + label_core_hours,
-        "node_hours": node_seconds / 3600,
-        "wall_seconds": wall_seconds,
+        "node_hours": spent.node_seconds / 3600,
+        "wall_seconds": spent.driver_seconds,
     }
 
 
@@ -105,7 +99,7 @@ def lost_seconds(pool: str, waited_s: float, blocks: Iterable[Mapping[str, Any]]
     """
     submitted, lives = current - waited_s, []
     for one in blocks:
-        begun, ended = _seconds(one["started"]), _seconds(one["ended"])
+        begun, ended = seconds_of(one["started"]), seconds_of(one["ended"])
         if one["pool"] in (pool, EVERY_POOL) and begun is not None and (ended is None or ended >= submitted):
             lives.append((ended or 0.0, begun))
     if not lives:
@@ -148,7 +142,3 @@ def yields(usage: Mapping[str, float], *, labels: int, stable: int) -> dict[str,
             hours = usage.get(unit + "s", 0.0)
             found[f"{what}_per_{unit}"] = number / hours if hours > 0 else None
     return found
-
-
-def _seconds(moment: str | None) -> float | None:
-    return None if moment is None else datetime.fromisoformat(moment).timestamp()

@@ -23,6 +23,7 @@ from campaign.site_pools import PoolConfig
 from campaign.site_sizes import PoolSize
 
 _AWAY_S = 30.0  # between two submissions to a batch system that does not answer
+_LATE_S = 60.0  # the log of a block that did not start may come so late on a shared disk
 _REASON = 400  # characters of a log that tell why a block did not start
 
 
@@ -58,6 +59,7 @@ class BlockKeeper:
         """Why the pool cannot work at all."""
         self._records: dict[str, Block] = {}
         self._refused: dict[str, str] = {}
+        self._ended_views: dict[str, BlockView] = {}
         self._answered: set[str] = set()
         self._ending: set[str] = set()
         self._cancelled: set[str] = set()
@@ -113,9 +115,14 @@ class BlockKeeper:
         statuses = dict(self.executor.status_facade)
         views = [BlockView(block_id, "ended", failed=why) for block_id, why in self._refused.items()]
         for block_id in list(self._records):
-            status = statuses.get(block_id) or JobStatus(JobState.UNKNOWN)  # submitted a moment ago
-            record = self._noted(block_id, status)
-            views.append(self._view(record, managers[block_id], status))
+            view = self._ended_views.get(block_id)
+            if view is None:
+                status = statuses.get(block_id) or JobStatus(JobState.UNKNOWN)  # submitted a moment ago
+                record = self._noted(block_id, status)
+                view = self._view(record, managers[block_id], status)
+                if record.ended is not None and (not view.failed or time.time() - record.ended >= _LATE_S):
+                    self._ended_views[block_id] = view  # for good: its log is read no more
+            views.append(view)
         return sorted(views, key=lambda view: int(view.block_id))
 
     def _noted(self, block_id: str, status: JobStatus) -> Block:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from mongo_server import MongoServer
 
+from campaign import blocks
 from campaign.blocks import DRIVER, BlockBook, Remains, ended_with_driver, iso, live_blocks
 from campaign.config import StopConfig
 from campaign.parallel.pooling import Block
@@ -76,6 +77,42 @@ def test_a_block_is_written_when_it_appears_and_when_it_changes_and_not_otherwis
     ours.look([])
     [document] = store.query("blocks", {"pool": "dft"})
     assert (document["state"], document["ended"]) == ("ended", iso(2 * HOUR))
+
+
+def test_a_turn_costs_no_more_for_blocks_that_have_ended(tmp_path, monkeypatch):
+    """After months of walltimes there are thousands of them, and the driver looks at its blocks twice a second."""
+    clock, built = Clock(), []
+    with CampaignStore.open(StoreConfig(), tmp_path) as store:
+        ours = book(store, 1, clock)
+        over = [batch(number, "ended", submitted=0.0, started=HOUR, ended=2 * HOUR) for number in range(30)]
+        ours.look([*over, batch(99, "running", started=HOUR)])
+        original = blocks.document_of
+        monkeypatch.setattr(blocks, "document_of", lambda *given: built.append(given) or original(*given))
+        clock.hours = 3.0
+        ours.look([*over, batch(99, "running", started=HOUR)])
+        assert [block.block_id for block, *_ in built] == ["99"]
+        assert {one["pool"] for one in ours.live()} == {DRIVER, "dft"}
+        assert len(ours.live()) == 2
+        usage = total_usage({}, 0.0, ours.live(), clock(), ours.ended)
+        whole = total_usage({}, 0.0, store.query("blocks"), clock())
+    assert usage == whole
+    assert usage["node_hours"] == pytest.approx(2 * (30 * 1.0 + 2.0))
+    assert usage["wall_seconds"] == pytest.approx(3 * HOUR)
+
+
+def test_what_dead_drivers_blocks_have_used_is_known_to_the_next_driver(tmp_path):
+    clock = Clock()
+    with CampaignStore.open(StoreConfig(), tmp_path) as store:
+        first = book(store, 1, clock)
+        clock.hours = 2.0
+        first.end([batch(0, "running", started=HOUR)], "done")
+        second = book(store, 2, clock)
+        clock.hours = 5.0
+        second.look([batch(0, "running", started=4 * HOUR)])
+        usage = total_usage({}, 0.0, second.live(), clock(), second.ended)
+        assert usage == total_usage({}, 0.0, store.query("blocks"), clock())
+    assert usage["node_hours"] == pytest.approx(2 * (1.0 + 1.0))
+    assert usage["wall_seconds"] == pytest.approx(5 * HOUR)
 
 
 def test_blocks_of_several_drivers_and_campaigns_do_not_meet(store):

@@ -226,9 +226,7 @@ def test_a_label_that_fails_is_typed_and_the_campaign_goes_on(tmp_path):
     assert all(len(label["attempts"]) == 2 for label in failed), "tried as often as labels.max_attempts says"
 
 
-def test_a_task_whose_program_took_too_long_is_tried_again(
-    tmp_path, monkeypatch
-):
+def test_a_task_whose_program_took_too_long_is_tried_again(tmp_path, monkeypatch):
     """Only its pool tells of such an end: the worker has said nothing of the time it took."""
     original, calls = tasks.screen, []
 
