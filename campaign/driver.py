@@ -18,6 +18,7 @@ from campaign.actions import Action, BuildLabel, Finish, RunJob, Sample, Score, 
 from campaign.blocks import BlockBook
 from campaign.decisions import Decider
 from campaign.documents import now
+from campaign.errors import DocumentRefusedError
 from campaign.failures import MACHINE, counted, machine_cut, try_task_again
 from campaign.orders import OrderBook
 from campaign.parallel.pooling import Pools
@@ -195,15 +196,24 @@ class Driver:
                 result["seconds"] = lost_seconds(action.pool or "", waited_s, blocks, time.time())
         self._count_task(action, result)
         if isinstance(action, RunJob):
-            if result["ok"]:
-                self.state = self.recorder.job_done(action, result, self.state)
-            else:
-                self.state = self.recorder.job_failed(action, result, self.decider.config.labels, self.state)
+            self._record_job(action, result)
         elif result.get("ok", True):
             self._record_task(action, result)
         else:
             self._failed_task(action, result)
         self.times.ended(action, result)
+
+    def _record_job(self, action: RunJob, result: dict[str, Any]) -> None:
+        if result["ok"]:
+            try:
+                self.state = self.recorder.job_done(action, result, self.state)
+                return
+            except (
+                DocumentRefusedError
+            ) as error:  # this result's fault: it stays in its folder, and others go on
+                failure = {"cause": "unknown", "message": error.one_line(), "detail": ""}
+                result = {**result, "ok": False, "failure": failure}
+        self.state = self.recorder.job_failed(action, result, self.decider.config.labels, self.state)
 
     def _record_task(self, action: Action, result: dict[str, Any]) -> None:
         match action:

@@ -7,6 +7,7 @@
     ├── StoreError                the store cannot be used
     │   ├── StoreUnreachableError     no answer from the server, or no permission on the file
     │   │   └── StoreAwayError            a server that answered before, and may again: a driver waits for it
+    │   ├── DocumentRefusedError      no store takes this document, however often it is tried
     │   ├── StoreVersionError         written by a newer version of this software
     │   └── StoreFullError            no space left on the device
     ├── LeaseError                another driver holds, or has taken, this campaign
@@ -94,6 +95,10 @@ class StoreUnreachableError(StoreError):
 
 class StoreAwayError(StoreUnreachableError):
     """The database server does not answer now, or cannot write now; it may come back by itself."""
+
+
+class DocumentRefusedError(StoreError):
+    """A document is too large, or holds what has no plain form; the store itself is well."""
 
 
 class StoreVersionError(StoreError):

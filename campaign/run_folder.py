@@ -6,6 +6,7 @@
   reference/         prepared reference data
   models/            checkpoints, one folder per version
   work/              one folder per label and job
+  large/             objects of the store that are too large for a document (`campaign.storage.large_files`)
   logs/              driver, pools, workers
   control/           requests to the driver (`campaign stop`, `campaign retry`), its batch jobs
 """

@@ -21,6 +21,7 @@ from campaign.errors import QueryError, StoreError, StoreVersionError
 from campaign.storage.config import StoreConfig
 from campaign.storage.documents import Documents
 from campaign.storage.dotted import check_fields, check_settable
+from campaign.storage.large_files import BULK, LargeFiles
 from campaign.storage.matching import compile_filter
 from campaign.storage.outages import Patience, PatientDocuments
 from campaign.storage.schema import COLLECTIONS, INDEXES, META, STORE_VERSION
@@ -38,8 +39,11 @@ class CampaignStore:
     Open it with `CampaignStore.open`, as a context manager or with `close`.
     """
 
-    def __init__(self, documents: Documents, config: StoreConfig, location: str, *, read_only: bool) -> None:
+    def __init__(
+        self, documents: Documents, config: StoreConfig, location: str, *, large: LargeFiles, read_only: bool
+    ) -> None:
         self._documents = documents
+        self._large = large
         self.config = config
         self.location = location
         """File or server, without a password."""
@@ -55,7 +59,8 @@ class CampaignStore:
 
         Args:
             config: Which store.
-            run_dir: The run's folder: holds the embedded store's file unless `config.path` is set.
+            run_dir: The run's folder: holds the embedded store's file unless `config.path` is set, and the files
+                of objects that are too large for any document.
             read_only: Never create, migrate or write anything.
 
         Raises:
@@ -76,7 +81,8 @@ class CampaignStore:
             uri = config.resolved_uri()
             mongo = MongoDocuments(uri, config.database, config.collection_prefix)
             documents, location = mongo, f"{redact(uri)} ({mongo.database_name})"
-        store = cls(documents, config, location, read_only=read_only)
+        large = LargeFiles(run_dir.absolute() / "large")
+        store = cls(documents, config, location, large=large, read_only=read_only)
         try:
             store.check_version()
             if not read_only:
@@ -97,7 +103,9 @@ class CampaignStore:
             return self
         where = self.location.removeprefix("mongodb://")
         documents = PatientDocuments(self._documents, where, patience)
-        return CampaignStore(documents, self.config, self.location, read_only=self.read_only)
+        return CampaignStore(
+            documents, self.config, self.location, large=self._large, read_only=self.read_only
+        )
 
     def close(self) -> None:
         """Close the store; closing twice is fine."""
@@ -150,7 +158,8 @@ class CampaignStore:
     def get(self, collection: str, id_: str) -> dict[str, Any] | None:
         """Return the document with this `_id`, or None."""
         _check_name(collection)
-        return self._documents.get(collection, id_)
+        found = self._documents.get(collection, id_)
+        return None if found is None else self._large.bring_back(collection, found)
 
     def query(
         self,
@@ -174,6 +183,9 @@ class CampaignStore:
 
         Raises:
             QueryError: An unknown collection or operator, a malformed filter or field.
+            StoreError: The file of a large object is missing or damaged.
+
+        What lies within a large object, and so in a file, no filter finds.
         """
         _check_name(collection)
         compile_filter(filter or {})  # here, and not when the first document is asked for
@@ -185,7 +197,8 @@ class CampaignStore:
             raise QueryError("limit and skip are not negative", value=[limit, skip])
         if order and "_id" not in (field for field, _ in order):
             order.append(("_id", 1))  # without it the two stores would order ties differently
-        return self._documents.find(collection, Search(filter or {}, fields, order, limit, skip))
+        found = self._documents.find(collection, Search(filter or {}, fields, order, limit, skip))
+        return found if collection not in BULK else (self._large.bring_back(collection, one) for one in found)
 
     def count(self, collection: str, filter: Filter | None = None) -> int:
         """Return how many documents fit a filter."""
@@ -216,7 +229,8 @@ class CampaignStore:
 
     def put(self, collection: str, doc: Mapping[str, Any]) -> None:
         """Store a whole document, new or in place of the one with its `_id`."""
-        self._documents.put(collection, self._checked(collection, [doc]))
+        [checked] = self._checked(collection, [doc])
+        self._documents.put(collection, [self._large.put_aside(collection, checked)])
 
     def set_fields(
         self, collection: str, id_: str, fields: Mapping[str, Any], expect: Filter | None = None
@@ -277,11 +291,16 @@ class CampaignStore:
         """
         self._check_write("jobs")
         if data:
-            self._documents.replace_by("data", ["blob_uuid"], data)
-        self._documents.replace_by("jobs", ["uuid", "index"], docs)
+            blobs = [self._large.put_aside("data", one) for one in data]
+            self._documents.replace_by("data", ["blob_uuid"], blobs)
+        outputs = [self._large.put_aside("jobs", one) for one in docs]
+        self._documents.replace_by("jobs", ["uuid", "index"], outputs)
 
     def job_store(self) -> JobStore:
-        """Return an unconnected jobflow JobStore on the collections `jobs` and, for large objects, `data`."""
+        """Return an unconnected jobflow JobStore on the collections `jobs` and, for large objects, `data`.
+
+        It shows what lies in files (`campaign.storage.large_files`) as their names and checksums.
+        """
         from jobflow import JobStore
 
         if self.config.kind == "embedded":

@@ -11,7 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from campaign.errors import QueryError, StoreAwayError, StoreError, StoreFullError, StoreUnreachableError
+from campaign.errors import (
+    DocumentRefusedError,
+    QueryError,
+    StoreAwayError,
+    StoreError,
+    StoreFullError,
+    StoreUnreachableError,
+)
 from campaign.storage.credentials import database_in, redact, scrub, secrets_of
 from campaign.storage.dotted import check_fields, group_key, id_from_keys
 from campaign.storage.matching import compile_filter
@@ -20,6 +27,7 @@ from campaign.storage.search import Filter, Search
 from campaign.storage.time_limit import too_long
 
 _DUPLICATE_KEY = 11000
+_TOO_LARGE = {10334, 17419}  # BSONObjectTooLarge, and an update that would make a document so
 _OUT_OF_DISK = 14031
 _UNAUTHORIZED = frozenset({13, 18})
 _AWAY = frozenset(
@@ -335,8 +343,10 @@ def explain(error: Exception, where: str, secrets: frozenset[str] = frozenset())
         )
     if isinstance(error, ConfigurationError):
         return StoreError(f"store.uri cannot be used: {scrub(str(error), secrets)}", value=where)
-    if isinstance(error, DocumentTooLarge | BSONError | OverflowError | RecursionError):
-        return StoreError(f"MongoDB cannot hold a document: {error}", cure="keep large objects in files")
+    if isinstance(error, DocumentTooLarge | BSONError | OverflowError | RecursionError) or codes & _TOO_LARGE:
+        return DocumentRefusedError(
+            f"MongoDB cannot hold a document: {error}", cure="keep large objects in files"
+        )
     message = str(details.get("errmsg") or error)
     failures = details.get("writeErrors") or []
     if failures:

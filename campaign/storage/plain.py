@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from campaign.errors import StoreError
+from campaign.errors import DocumentRefusedError
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC
 _LONG_INTEGER = re.compile(rb"[:,\[]-?\d{19,}[,\]}]")
@@ -38,20 +38,20 @@ def encode(document: Mapping[str, Any], *, limit: int | None = None) -> str:
         limit: Most bytes; None: any size.
 
     Raises:
-        StoreError: A value or key has no plain form, and the message names its place in the document;
+        DocumentRefusedError: A value or key has no plain form, and the message names its place in the document;
             or the document is too large.
     """
     try:
         data = orjson.dumps(document, default=_convert, option=_OPTIONS)
     except TypeError as error:  # orjson.JSONEncodeError is one
         where = _find_bad(document, "")
-        raise StoreError(
+        raise DocumentRefusedError(
             "a document holds something that cannot be stored",
             value=where or str(error.__cause__ or error),
             allowed="texts, numbers, booleans, null, lists and objects with text keys",
         ) from None
     if limit is not None and len(data) > limit:
-        raise StoreError(
+        raise DocumentRefusedError(
             f"the document {str(document.get('_id', ''))!r} is too large for a store",
             value=f"{len(data)} bytes",
             allowed=f"up to {limit} bytes",
@@ -72,7 +72,7 @@ def plain(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a plain copy of a document; see the module for the rules.
 
     Raises:
-        StoreError: As `encode`.
+        DocumentRefusedError: As `encode`.
     """
     copy: dict[str, Any] = orjson.loads(encode(document, limit=MAX_BYTES))
     return copy
@@ -118,11 +118,11 @@ def _find_bad(value: Any, path: str) -> str:
 
 
 def _refuse_unstorable(value: Any, path: str) -> None:
-    """Raise StoreError for keys that begin with `$` and for whole numbers beyond 64 bits."""
+    """Raise DocumentRefusedError for keys that begin with `$` and for whole numbers beyond 64 bits."""
     if isinstance(value, dict):
         for key, item in value.items():
             if key.startswith("$"):
-                raise StoreError(
+                raise DocumentRefusedError(
                     "a key of a document begins with $", value=f"{path}.{key}".lstrip("."), cure="rename it"
                 )
             _refuse_unstorable(item, f"{path}.{key}" if path else key)
@@ -130,6 +130,6 @@ def _refuse_unstorable(value: Any, path: str) -> None:
         for i, item in enumerate(value):
             _refuse_unstorable(item, f"{path}.{i}")
     elif isinstance(value, int) and not -_INT64 <= value < _INT64:
-        raise StoreError(
+        raise DocumentRefusedError(
             "a whole number does not fit into 64 bits", value=f"{path} = {value}", cure="store it as text"
         )

@@ -226,6 +226,24 @@ def test_a_label_that_fails_is_typed_and_the_campaign_goes_on(tmp_path):
     assert all(len(label["attempts"]) == 2 for label in failed), "tried as often as labels.max_attempts says"
 
 
+def test_a_result_that_no_store_takes_fails_its_label_and_the_campaign_goes_on(tmp_path, monkeypatch):
+    original = tasks.run_job
+
+    def run_job(task):
+        result, about = original(task), task["about"]
+        if (about["purpose"], about["round"], about["rank"]) == ("candidate", 0, 0):
+            result["docs"][0]["output"]["count"] = 2**70
+        return result
+
+    monkeypatch.setattr(tasks, "run_job", run_job)
+    outcome = launch(small_campaign(tmp_path), run_dir=None, pools="threads", progress=quiet())
+    assert outcome.status == "finished"
+    with outcome.folder.store() as store:
+        [label] = store.query("labels", {"state": "failed"})
+    assert "cannot be stored; got 'output.count" in label["failure"]["message"]
+    assert Path(label["attempts"][0]["folder"], "result.json").is_file(), "what was paid for is still there"
+
+
 def test_a_task_whose_program_took_too_long_is_tried_again(tmp_path, monkeypatch):
     """Only its pool tells of such an end: the worker has said nothing of the time it took."""
     original, calls = tasks.screen, []
