@@ -77,9 +77,11 @@ def executor_of(
         label=name,
         address=address,
         provider=provider,
-        launch_cmd=warden_command(DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", worker_pool, 1))
-        if here
-        else warden_command(command, here=False),
+        launch_cmd=warden_command(
+            DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", worker_pool, 1) if here else command,
+            folder="{logdir}",
+            here=here,
+        ),
         interchange_launch_cmd=detached_command(
             [sys.executable, "-P", str(Path(__file__).with_name("interchange.py"))], marker, bind=bind
         ),

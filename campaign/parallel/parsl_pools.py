@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from campaign.errors import SiteError
 from campaign.parallel.addresses import listening_address
 from campaign.parallel.blocks import BlockKeeper
 from campaign.parallel.htex import PoolExecutor, executor_of
+from campaign.parallel.memory_kills import NOTED_S, KillNotes, noted_lately
 from campaign.parallel.pooling import Block, PoolLostError, relay, settle, site_sizes
 from campaign.parallel.processes import MARKER, end_carrying, new_marker
 from campaign.parallel.providers import POLL_S, QueueBlocks, Systems, provider_of
@@ -102,7 +104,6 @@ class ParslPools:
         self._closed = threading.Event()
         self._begun: dict[tuple[str, str], float] = {}
         self._ended: dict[tuple[str, str], float] = {}
-        self._oom_kills = _oom_kills()
         if site.parsl_config:
             sizes, config = {}, _own_config(site.parsl_config, self._names)
             os.environ[MARKER] = self.marker  # what it starts inherits it, so that a later driver finds it
@@ -171,7 +172,7 @@ class ParslPools:
             given = self._kernel.executors[pool].submit(function, needs, *args)
         else:
             given = self._pools[pool].submit(function, *args)
-        relay(given, future, self._name_cause)
+        given.add_done_callback(lambda done: self._pass_on(pool, done, future))
         return future
 
     def blocks(self) -> list[Block]:
@@ -231,10 +232,23 @@ class ParslPools:
         with self._lock:
             self._outstanding.pop(future, None)
 
-    def _name_cause(self, error: BaseException) -> BaseException:
+    def _pass_on(self, pool: str, done: Future[Any], target: Future[Any]) -> None:
+        """Give a task's result on; that of a lost worker once its node has had time to note why."""
+        name_cause = partial(self._name_cause, pool)
+        if not done.cancelled() and type(done.exception()).__name__ == "WorkerLost":
+            later = threading.Timer(NOTED_S, relay, (done, target, name_cause))
+            later.daemon = True
+            later.start()
+        else:
+            relay(done, target, name_cause)
+
+    def _name_cause(self, pool: str, error: BaseException) -> BaseException:
         """Tell a worker that the kernel ended for want of memory from one that was lost otherwise."""
-        if type(error).__name__ == "WorkerLost" and _oom_kills() > self._oom_kills:
-            self._oom_kills = _oom_kills()
+        if type(error).__name__ != "WorkerLost":
+            return error
+        executor = self._kernel.executors[pool]
+        folder = Path(executor.worker_logdir if pool in self._keepers else self._kernel.run_dir)
+        if noted_lately(folder, getattr(error, "hostname", ""), time.time()):
             memory = MemoryError("the kernel ended the worker: out of memory")
             memory.__cause__ = error
             return memory
@@ -274,7 +288,11 @@ class ParslPools:
 
     def _watch(self) -> None:
         """Keep the blocks; notice an interchange that died: Parsl does not, and its tasks would wait for ever."""
+        # The user's own executors have no wardens: of those on this machine the driver takes note itself.
+        notes = KillNotes(Path(self._kernel.run_dir)) if self._site.parsl_config else None
         while True:
+            if notes:
+                notes.look()
             for name in self._names:
                 if name not in self._lost and not self._closed.is_set():
                     self._look_after(name)
@@ -323,17 +341,6 @@ def _slots_of(executor: Any) -> int:
     blocks = int(provider.max_blocks * provider.nodes_per_block) if provider else 1
     workers = getattr(executor, "workers_per_node", None) or getattr(executor, "max_threads", None) or 1
     return max(1, blocks * int(workers))
-
-
-def _oom_kills() -> int:
-    """Return how many processes the kernel has ended for want of memory, here or in this container."""
-    for path, key in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/proc/vmstat", "oom_kill")):
-        try:
-            words = dict(line.split() for line in Path(path).read_text(encoding="ascii").splitlines())
-            return int(words[key])
-        except (OSError, ValueError, KeyError):
-            continue
-    return 0
 
 
 def _log_to(path: Path) -> logging.Handler:

@@ -8,7 +8,7 @@ Three means, from mild to strict:
   it looks whether the driver is alive, ends everything the block started as soon as the driver or the block's
   manager is gone, and ends programs that a dead worker left behind, so that a retried calculation never meets its
   own orphan in the same folder. On other nodes the driver's process id means nothing: there the manager tells, which
-  ends when it hears nothing of the driver's side any more.
+  ends when it hears nothing of the driver's side any more. It also notes what the kernel ended for want of memory.
 * The process that passes tasks on (Parsl's interchange) starts **detached**: in its own session, deaf to
   Ctrl-C, and bound by the kernel (Linux: PR_SET_PDEATHSIG) to the driver's life.
 
@@ -30,6 +30,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # comes with parsl
 
@@ -133,16 +134,17 @@ def detached_command(command: Sequence[str], marker: str, *, bind: bool) -> list
     return [sys.executable, "-P", __file__, "detached", *options, "--", *command]
 
 
-def warden_command(command: str, *, here: bool = True) -> str:
+def warden_command(command: str, *, folder: str, here: bool = True) -> str:
     """Return the shell words that run the shell words `command` under a warden.
 
     Args:
         command: What starts the block's manager.
+        folder: The pool's folder, where notes of its end are left (`campaign.parallel.memory_kills`).
         here: It runs on this driver's machine, and so ends with the driver's process.
     """
     me = psutil.Process()
     driver = f"--driver-pid {me.pid} --driver-start {me.create_time():.2f}" if here else "--driver-pid 0"
-    words = f"-P {shlex.quote(__file__)} warden {driver}"
+    words = f"-P {shlex.quote(__file__)} warden {driver} --folder {folder}"
     return f"exec {shlex.quote(sys.executable)} {words} -- {command}"
 
 
@@ -159,15 +161,19 @@ def _run_detached(command: Sequence[str], marker: str, driver_pid: int) -> None:
     os.execve(command[0], list(command), {**os.environ, MARKER: marker, "SPT_NOENV": "1"})
 
 
-def _run_warden(command: Sequence[str], driver_pid: int, driver_start: float, grace_s: float = 3.0) -> int:
+def _run_warden(
+    command: Sequence[str], driver_pid: int, driver_start: float, folder: Path, grace_s: float = 3.0
+) -> int:
     """Run `command` until it ends, or its driver does; leave nothing of it behind; return its exit code.
 
     Args:
         command: What starts the block's manager.
         driver_pid: The driver's process id; 0 on another machine than the driver's.
         driver_start: When that process started [s since 1970].
+        folder: The pool's folder.
         grace_s: How long everything may take to end by itself [s].
     """
+    from campaign.parallel.memory_kills import KillNotes
 
     def driver_is_dead() -> bool:
         return driver_pid != 0 and not alive(driver_pid, driver_start)
@@ -177,12 +183,13 @@ def _run_warden(command: Sequence[str], driver_pid: int, driver_start: float, gr
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans below us become our children: seen, and ended
-    block = new_marker()
+    block, notes = new_marker(), KillNotes(folder)
     child = subprocess.Popen(command, env={**os.environ, BLOCK: block}, start_new_session=True)
     while child.poll() is None and not stop.wait(0.5):
         if driver_is_dead():
             break
         _end_adopted(child.pid)
+        notes.look()
     below = psutil.Process().children(recursive=True)
     end({*below, *carrying(BLOCK, block)}, grace_s)
     end_carrying(BLOCK, block, grace_s)
@@ -231,11 +238,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--driver-pid", type=int, required=True)
     parser.add_argument("--driver-start", type=float, default=0.0)
     parser.add_argument("--marker", default="")
+    parser.add_argument("--folder", type=Path, default=Path())
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(arguments)
     if given.role == "detached":
         _run_detached(given.command, given.marker, given.driver_pid)
-    return _run_warden(given.command, given.driver_pid, given.driver_start)
+    return _run_warden(given.command, given.driver_pid, given.driver_start, given.folder)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from pool_tasks import add, describe, fail, nap, run_program
+from pool_tasks import add, describe, end_worker, fail, nap, run_program
 from pool_waiting import pids_in, runs, until
 
 from campaign.errors import SiteError
@@ -88,6 +88,19 @@ def test_a_killed_worker_is_a_lost_node_its_program_ends_and_the_pool_goes_on(
     assert failure_cause(future.exception(HEARTBEAT_PERIOD_S + 10)) == "node_lost"
     until(lambda: not runs(program), 5)
     assert pools.submit("dft", add, 1, 2).result(30) == 3
+
+
+def test_a_worker_that_was_ended_for_want_of_memory_is_known_by_what_its_node_has_noted(
+    pools: ParslPools,
+) -> None:
+    """The test writes the note itself, as the kernel's counter cannot be raised at will."""
+    [notes] = Path(pools._kernel.run_dir, "cpu").glob("oom-kills-*")
+    assert notes.name == f"oom-kills-{platform.node()}", "the warden of the block has begun it"
+    notes.write_text(f"{time.time()}\n")
+    assert (
+        failure_cause(pools.submit("cpu", end_worker).exception(HEARTBEAT_PERIOD_S + 12)) == "out_of_memory"
+    )
+    assert failure_cause(pools.submit("dft", end_worker).exception(HEARTBEAT_PERIOD_S + 12)) == "node_lost"
 
 
 @pytest.mark.slow
