@@ -348,7 +348,7 @@ def test_a_job_waits_for_its_parents_and_replaced_jobs_for_their_last_index():
     assert [(job.uuid, job.index) for job in runnable(waiting)] == [("a", 2)]
 
 
-def test_a_job_that_ran_out_of_memory_has_the_pool_to_itself():
+def test_a_job_that_ran_out_of_memory_has_the_pool_to_itself_where_that_is_one_machine():
     jobs = {name: JobState(name, 1, name, (), LabelStatus.QUEUED, alone=name == "b") for name in "abc"}
     labels = [
         replace(label(name, "candidate", 0, rank), jobs=(jobs[name],)) for rank, name in enumerate("abc")
@@ -360,6 +360,10 @@ def test_a_job_that_ran_out_of_memory_has_the_pool_to_itself():
         return [action.key for action in actions if isinstance(action, RunJob)]
 
     a, b, c = "job/label-a/a/1", "job/label-b/b/1/alone", "job/label-c/c/1"
+    on_nodes = plan(state, replace(spec, one_machine=False), {"dft": 3}, set())
+    assert [one.key for one in on_nodes] == [a, b.removesuffix("/alone"), c], (
+        "other nodes' memory is of no use"
+    )
     assert started(set(), 2) == [a], "what comes after the one that must be alone waits with it"
     assert started({a}, 1) == []
     state = state.with_labels([replace(labels[0], state=LabelStatus.DONE, judged=True)])
@@ -367,17 +371,6 @@ def test_a_job_that_ran_out_of_memory_has_the_pool_to_itself():
     assert started({b}, 1) == [], "while it runs nothing else does"
     state = state.with_labels([replace(labels[1], state=LabelStatus.DONE, judged=True)])
     assert started(set(), 2) == [c]
-
-
-def test_a_job_that_ran_out_of_memory_on_one_node_of_many_empties_no_pool():
-    jobs = {name: JobState(name, 1, name, (), LabelStatus.QUEUED, alone=name == "b") for name in "abc"}
-    labels = [
-        replace(label(name, "candidate", 0, rank), jobs=(jobs[name],)) for rank, name in enumerate("abc")
-    ]
-    state = CampaignState(references_known=True).with_labels(labels)
-    spec = replace(spec_with(), one_machine=False)
-    started = [one.key for one in plan(state, spec, {"dft": 3}, set()) if isinstance(one, RunJob)]
-    assert started == ["job/label-a/a/1", "job/label-b/b/1", "job/label-c/c/1"]
 
 
 def test_failed_element_reference_ends_the_campaign():
