@@ -96,7 +96,8 @@ def training_sets(task: Mapping[str, Any]) -> Sets:
         structure = Structure.from_dict(one["structure"])
         above = float(one["e_above_hull"])
         energy = hull.hull_energy_per_atom(structure.composition) + above
-        labelled.append(LabelledStructure(structure, _properties(energy, above, task["stable_ev_per_atom"])))
+        properties = _properties(energy, above, task["stable_ev_per_atom"])
+        labelled.append(LabelledStructure(structure, properties, campaign=True))
         ids.append(one["id"])
     _, held = split_by_composition([*known, *labelled], task["holdout_fraction"], task["split_seed"])
     held_formulas = {one.structure.composition.reduced_formula for one in held}

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError, field_validator
 
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.data import FORMATION_ENERGY, LabelledStructure
 from models.ensemble import Ensemble, EnsembleConfig
 from models.errors import CheckpointError, NotFittedError, TrainingDataError
@@ -40,6 +40,7 @@ from models.training import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from pymatgen.core import Structure
 
 FEWEST_TO_HALVE = 40
@@ -260,14 +261,8 @@ class EnsembleHead:
             NotFittedError: Before `fit` or `load`.
             CheckpointError: The folder cannot be written.
         """
-        state = {
-            "centre": self._centre.tolist(),
-            "spread": self._spread.tolist(),
-            "calibrations": [one.state() for one in self._calibrations],
-            "foreseen": self._foreseen.state(),
-        }
         config = self.config.model_dump(mode="json")
-        save_checkpoint(Path(folder), self.kind, config, state, self._fitted().weights())
+        save_checkpoint(Path(folder), self.kind, config, self._state(), self._weights())
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
@@ -279,15 +274,33 @@ class EnsembleHead:
         """
         checkpoint = load_checkpoint(Path(folder), cls.kind)
         try:
-            config = cls.Config(**checkpoint.config | {"device": device})
-            head = cls(config)
-            head._centre, head._spread = _vectors(checkpoint.state, len(config.properties))
-            head._calibrations = _calibrations(checkpoint.state, len(config.properties))
-            head._foreseen = HeldOut.of(checkpoint.state["foreseen"], len(config.properties))
+            return cls._from_checkpoint(checkpoint, device)
         except (ValidationError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{folder} does not describe a head of this software", value=str(error), cure="train it again"
             ) from error
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside config and tensors."""
+        return {
+            "centre": self._centre.tolist(),
+            "spread": self._spread.tolist(),
+            "calibrations": [one.state() for one in self._calibrations],
+            "foreseen": self._foreseen.state(),
+        }
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that a checkpoint keeps."""
+        return self._fitted().weights()
+
+    @classmethod
+    def _from_checkpoint(cls, checkpoint: Checkpoint, device: str) -> Self:
+        """Return the head that a checkpoint describes; raises all sorts of errors if it describes none."""
+        config = cls.Config(**checkpoint.config | {"device": device})
+        head = cls(config)
+        head._centre, head._spread = _vectors(checkpoint.state, len(config.properties))
+        head._calibrations = _calibrations(checkpoint.state, len(config.properties))
+        head._foreseen = HeldOut.of(checkpoint.state["foreseen"], len(config.properties))
         head._ensemble = cls.ensemble_type.from_weights(config, len(config.properties), checkpoint.weights)
         return head
 
@@ -320,10 +333,14 @@ class EnsembleHead:
         spread = outputs.std(axis=0, ddof=1) * self._spread
         return outputs.mean(axis=0) * self._spread + self._centre, spread
 
+    def _said_of(self, items: Sequence[LabelledStructure]) -> tuple[Array, Array]:
+        """Return mean and spread (n_crystals, n_properties) of crystals of the reference or of a campaign."""
+        return self._mean_and_spread(_encode(self._fitted(), items))
+
     def _held_out(self, items: Sequence[LabelledStructure], *, domain: bool = False) -> HeldOut:
         """Return what the head says about those of the crystals that have labels; it was not trained on them."""
         known = self._labelled(items)
-        mean, spread = self._mean_and_spread(_encode(self._fitted(), known))
+        mean, spread = self._said_of(known)
         folds = folds_by_composition(known, 0.5, 2, 0)
         return HeldOut(self._truth(known), mean, spread, np.full(len(known), domain), folds)
 

@@ -36,7 +36,8 @@ def fitted() -> tuple[CGCNNHead, list[LabelledStructure], list[LabelledStructure
 
 @pytest.mark.parametrize("kind", sorted(HEADS))
 def test_every_registered_head_keeps_the_contract(kind: str, tmp_path: Path) -> None:
-    head = build(kind, HEADS, "head", SMALL)
+    fewer = {name: value for name, value in SMALL.items() if kind != "descriptors" or name != "convolutions"}
+    head = build(kind, HEADS, "head", fewer)
     assert isinstance(head, PropertyHead)
     check_head(head, toy_crystals(40), tmp_path, seed=5)
 
