@@ -96,7 +96,8 @@ def training_sets(task: Mapping[str, Any]) -> Sets:
         structure = Structure.from_dict(one["structure"])
         above = float(one["e_above_hull"])
         energy = hull.hull_energy_per_atom(structure.composition) + above
-        labelled.append(LabelledStructure(structure, _properties(energy, above, task["stable_ev_per_atom"])))
+        properties = _properties(energy, above, task["stable_ev_per_atom"])
+        labelled.append(LabelledStructure(structure, properties, campaign=True))
         ids.append(one["id"])
     _, held = split_by_composition([*known, *labelled], task["holdout_fraction"], task["split_seed"])
     held_formulas = {one.structure.composition.reduced_formula for one in held}
@@ -179,17 +180,43 @@ def _fine_tune_judge(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
 
     kind = model_class(task["role"], task["kind"])
     parent, child = kind.load(Path(task["parent"])), kind.load(Path(task["parent"]))
+    foreseen = _foreseen(child, sets)
     child.fine_tune(sets.labelled, sets.train, task["seed"])
-    if hasattr(child, "recalibrate"):
-        child.recalibrate([*sets.held_out, *sets.labelled_held_out])
+    calibration = (
+        child.recalibrate(sets.held_out, sets.labelled_held_out) if hasattr(child, "recalibrate") else {}
+    )
     before, after = _held_out_metrics(parent, sets), _held_out_metrics(child, sets)
     metric = GATE_METRIC[task["role"]]
     old, new = _gate_figure(before, metric), _gate_figure(after, metric)
     allowed = task["gate_tolerance"] * old.get(metric, 0.0)
     verdict = gate(old, new, metric, allowed)
+    before |= _calibration("foreseen", foreseen)
+    after |= _calibration("calibration", calibration)
     return _kept(
         task, child, sets.labelled_ids, before, after, promoted=verdict.passed, verdict=verdict.reason
     )
+
+
+CALIBRATION_METRICS = frozenset(
+    {"n", "n_calibration", "coverage_50", "coverage_68", "coverage_90", "coverage_95", "width_90", "z_std"}
+    | {"calibration_error", "reliability", "temperature"}
+)
+"""Figures of calibration, which are kept with a version beside those that judge it."""
+
+
+def _foreseen(model: Any, sets: Sets) -> dict[str, float]:
+    """Let a version that is about to learn new labels remember how wrong it is about them, where its kind can."""
+    held = {id(one) for one in sets.labelled_held_out}
+    new = [one for one in sets.fresh if id(one) not in held]
+    return model.foresee(new) if hasattr(model, "foresee") and new else {}
+
+
+def _calibration(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return a group of metrics with the figures of calibration alone, if there are any."""
+    kept = {
+        key: value for key, value in metrics.items() if key.rpartition(":")[2].startswith(CALIBRATION_METRICS)
+    }
+    return {name: kept} if kept else {}
 
 
 def _held_out_metrics(model: Any, sets: Sets) -> dict[str, Any]:

@@ -162,6 +162,8 @@ class LabelledStructure:
     properties: Mapping[str, float | None] = field(default_factory=dict)
     """Known values by name, for example `formation_energy_per_atom` [eV/atom], `e_above_hull` [eV/atom]
     and `stable` (1.0 or 0.0); None, like a missing key, stands for not known."""
+    campaign: bool = False
+    """Whether the label is one of a campaign's own, and not known before it."""
 
     def known(self, name: str) -> float | None:
         """Return the value of `name`, or None where it is not known."""

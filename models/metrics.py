@@ -17,10 +17,10 @@ from models.errors import ModelsError, OptionsError
 
 Metrics = dict[str, float]
 
-LOWER_IS_BETTER = frozenset({"mae", "rmse", "nll", "log_loss", "brier", "calibration_error"})
+LOWER_IS_BETTER = frozenset({"mae", "rmse", "nll", "log_loss", "brier", "calibration_error", "reliability"})
 HIGHER_IS_BETTER = frozenset({"spearman", "auc", "f1", "precision", "recall", "accuracy"})
-SIGMA_95 = 1.959964
-"""Half-width of the central 95 % of a normal distribution, in standard deviations."""
+INTERVAL_LEVELS = (0.5, 0.68, 0.9, 0.95)
+"""Levels whose coverage is reported."""
 
 
 @dataclass(frozen=True)
@@ -119,22 +119,31 @@ def roc_auc(positive: npt.ArrayLike, score: npt.ArrayLike) -> float | None:
     return float(above / (n_positive * n_negative))
 
 
-def regression_metrics(truth: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> Metrics:
+def regression_metrics(
+    truth: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    std: npt.ArrayLike,
+    half_widths: Mapping[float, npt.ArrayLike] | None = None,
+) -> Metrics:
     """Judge predictions with uncertainties.
 
     Args:
         truth: (n,) true values; NaN where not known, which is left out.
         mean: (n,) predictions, in the same unit.
         std: (n,) predicted standard deviations, in the same unit.
+        half_widths: Level -> (n,) half of the width of the interval about `mean`, for `INTERVAL_LEVELS`; those of a
+            normal distribution where not given.
 
     Returns:
         `n`; `mae`, `rmse`, `mae_of_mean_predictor` (what predicting the mean of these values would give);
-        `spearman`; `z_std` (standard deviation of (truth - mean) / std about 0, 1 if honest); `coverage_68`
-        and `coverage_95` (share of the truths within 1 and 1.96 std); `nll`, the mean negative
-        log-likelihood of a normal distribution.
+        `spearman`; `z_std` (standard deviation of (truth - mean) / std about 0, 1 if honest and normal);
+        `coverage_50`, `coverage_68`, `coverage_90`, `coverage_95` (share of the truths within the intervals of these
+        levels in per cent) and `width_90`, the mean width of those of 90 %; `nll`, the mean negative log-likelihood
+        of a normal distribution.
     """
     truth, mean = _pair(truth, mean)
     std = np.asarray(std, dtype=float)
+    widths = half_widths or {level: normal_half_width(level) * std for level in INTERVAL_LEVELS}
     known = np.isfinite(truth)
     truth, mean, std = truth[known], mean[known], std[known]
     found: Metrics = {"n": float(len(truth))}
@@ -147,10 +156,19 @@ def regression_metrics(truth: npt.ArrayLike, mean: npt.ArrayLike, std: npt.Array
     if (std > 0.0).all():
         z = (truth - mean) / std
         found["z_std"] = float(np.sqrt((z**2).mean()))
-        found["coverage_68"] = float((np.abs(z) <= 1.0).mean())
-        found["coverage_95"] = float((np.abs(z) <= SIGMA_95).mean())
         found["nll"] = float((0.5 * z**2 + np.log(std) + 0.5 * math.log(2 * math.pi)).mean())
+        for level in INTERVAL_LEVELS:
+            half = np.asarray(widths[level], dtype=float)[known]
+            found[f"coverage_{round(100 * level)}"] = float((np.abs(truth - mean) <= half).mean())
+        found["width_90"] = float(2.0 * np.asarray(widths[0.9], dtype=float)[known].mean())
     return _only_finite(found)
+
+
+def normal_half_width(level: float) -> float:
+    """Return half the width of the central `level` of a normal distribution, in standard deviations."""
+    from scipy.special import ndtri
+
+    return float(ndtri(0.5 + level / 2.0))
 
 
 def classification_metrics(positive: npt.ArrayLike, probability: npt.ArrayLike, threshold: float) -> Metrics:
@@ -162,8 +180,9 @@ def classification_metrics(positive: npt.ArrayLike, probability: npt.ArrayLike, 
         threshold: Probabilities of at least this count as «positive».
 
     Returns:
-        `n`, `threshold`, `base_rate` (share of positives), `auc`, `log_loss`, `brier`, `calibration_error`
-        (see `calibration_error`), `accuracy`, and at the threshold `precision`, `recall`, `f1`.
+        `n`, `threshold`, `base_rate` (share of positives), `mean_probability` (equal to it if honest), `auc`,
+        `log_loss`, `brier`, `calibration_error` and `reliability` (see the functions of these names), `accuracy`, and
+        at the threshold `precision`, `recall`, `f1`.
     """
     positive, probability = _pair(positive, probability)
     known = np.isfinite(positive)
@@ -174,11 +193,13 @@ def classification_metrics(positive: npt.ArrayLike, probability: npt.ArrayLike, 
     is_positive, said = positive > 0.5, probability >= threshold
     hits = float((is_positive & said).sum())
     found["base_rate"] = float(is_positive.mean())
+    found["mean_probability"] = float(probability.mean())
     _add(found, "auc", roc_auc(positive, probability))
     clipped = np.clip(probability, 1e-7, 1.0 - 1e-7)
     found["log_loss"] = float(-np.log(np.where(is_positive, clipped, 1.0 - clipped)).mean())
     found["brier"] = float(((probability - is_positive) ** 2).mean())
     found["calibration_error"] = calibration_error(positive, probability)
+    found["reliability"] = reliability(positive, probability)
     found["accuracy"] = float((is_positive == said).mean())
     if said.any():
         found["precision"] = hits / float(said.sum())
@@ -202,42 +223,31 @@ def best_threshold(positive: npt.ArrayLike, probability: npt.ArrayLike) -> float
 
 
 def calibration_error(positive: npt.ArrayLike, probability: npt.ArrayLike, n_bins: int = 10) -> float:
-    """Expected calibration error: |mean probability - share of positives| over equal bins, by their size."""
+    """Expected calibration error: |mean probability - share of positives| over equal bins, by their size.
+
+    Of n crystals it is of the order of 0.4 sqrt(bins in use / n) even for honest probabilities.
+    """
+    gap, _ = _gaps(positive, probability, n_bins)
+    return float(np.abs(gap).sum())
+
+
+def reliability(positive: npt.ArrayLike, probability: npt.ArrayLike, n_bins: int = 10) -> float:
+    """Reliability, the part of Brier's score that calibration could remove (Murphy, J. Appl. Meteorol. 12, 595 (1973)).
+
+    It is (mean probability - share of positives)² over equal bins, by their size.
+    """
+    gap, share = _gaps(positive, probability, n_bins)
+    return float((gap[share > 0.0] ** 2 / share[share > 0.0]).sum())
+
+
+def _gaps(
+    positive: npt.ArrayLike, probability: npt.ArrayLike, n_bins: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return (mean probability - share of positives) · share of crystals, and the share of crystals, (n_bins,) each."""
     positive, probability = _pair(positive, probability)
     bins = np.minimum((probability * n_bins).astype(int), n_bins - 1)
     gap = np.bincount(bins, weights=probability - positive, minlength=n_bins)
-    return float(np.abs(gap).sum() / len(positive))
-
-
-def std_scale(truth: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike) -> float:
-    """Return the factor on `std` under which a normal distribution makes (n,) `truth` most likely.
-
-    It is the root of the mean squared z-score; 1.0 if there are fewer than 3 truths or no spread at all.
-    """
-    truth, mean = _pair(truth, mean)
-    std = np.asarray(std, dtype=float)
-    known = np.isfinite(truth) & (std > 0.0)
-    if known.sum() < 3:
-        return 1.0
-    factor = math.sqrt(float((((truth - mean)[known] / std[known]) ** 2).mean()))
-    return factor if math.isfinite(factor) and factor > 0.0 else 1.0
-
-
-def cross_fitted_std(
-    truth: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike
-) -> npt.NDArray[np.float64]:
-    """Return (n,) `std`, scaled for each half of the values by the factor that the other half asks for.
-
-    What is said of calibration with these holds for new values, which a factor chosen on the same values
-    would not allow.
-    """
-    truth, mean = _pair(truth, mean)
-    std = np.asarray(std, dtype=float)
-    scaled = std.copy()
-    for half in (0, 1):
-        other = slice(1 - half, None, 2)
-        scaled[half::2] *= std_scale(truth[other], mean[other], std[other])
-    return scaled
+    return gap / len(positive), np.bincount(bins, minlength=n_bins) / len(positive)
 
 
 def _pair(

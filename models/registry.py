@@ -27,12 +27,14 @@ SURROGATES: dict[str, str] = {
 HEADS: dict[str, str] = {
     "cgcnn": "models.heads.cgcnn:CGCNNHead",
     "wyckoff": "models.heads.wyckoff:WyckoffHead",
+    "descriptors": "models.heads.descriptors:DescriptorHead",
 }
 """Models that predict properties of a crystal, with an uncertainty."""
 
 DISCRIMINATORS: dict[str, str] = {
     "cgcnn": "models.discriminators.cgcnn:CGCNNDiscriminator",
     "wyckoff": "models.discriminators.wyckoff:WyckoffDiscriminator",
+    "descriptors": "models.discriminators.descriptors:DescriptorDiscriminator",
 }
 """Models that tell stable from unstable crystals."""
 

@@ -161,17 +161,27 @@ class EnsembleDiscriminator:
         scores = self._scores(_encode(self._fitted(), known))
         return self._metrics(self._calibration.apply(scores), _positive(known))
 
-    def recalibrate(self, held_out: Sequence[LabelledStructure]) -> Metrics:
+    def recalibrate(
+        self, held_out: Sequence[LabelledStructure], labelled: Sequence[LabelledStructure] = ()
+    ) -> Metrics:
         """Choose temperature, shift and threshold anew on crystals that the discriminator was not trained on.
 
+        Args:
+            held_out: Reference crystals. What they ask for is where the search on the labels starts,
+            labelled: and a campaign's own labels, as far as there are any, decide: among them fewer are stable.
+
         Returns:
-            Metrics on them, and `temperature`.
+            Metrics on `labelled`, or on `held_out` if there are no labels; and `temperature`.
 
         Raises:
             NotFittedError: Before `fit` or `load`.
         """
-        known = _labelled(held_out)
-        return self._calibrate(self._scores(_encode(self._fitted(), known)), _positive(known))
+        found: Metrics = {"temperature": self._calibration.temperature}
+        for items in (held_out, labelled):
+            known = _labelled(items)
+            if known:
+                found = self._calibrate(self._scores(_encode(self._fitted(), known)), _positive(known))
+        return found
 
     def fine_tune(
         self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int

@@ -25,7 +25,18 @@ class Prediction:
     mean: npt.NDArray[np.float64]
     """(n_crystals, n_properties)"""
     std: npt.NDArray[np.float64]
-    """(n_crystals, n_properties) standard deviation, above 0."""
+    """(n_crystals, n_properties) standard deviation, above 0; the normal distribution's central 90 % holds 90 % of
+    truths."""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Where values lie with a given chance, in the unit of each property."""
+
+    low: npt.NDArray[np.float64]
+    """(n_crystals, n_properties)"""
+    high: npt.NDArray[np.float64]
+    """(n_crystals, n_properties)"""
 
 
 @runtime_checkable

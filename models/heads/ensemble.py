@@ -1,8 +1,7 @@
 """What property heads made of an ensemble of networks have in common, whatever the networks read.
 
-Targets are standardised, unknown ones are masked. The members' mean predicts; their standard deviation, times
-one factor per property that held-out crystals decide, is the uncertainty (Lakshminarayanan, Pritzel and
-Blundell, NeurIPS 2017, with the recalibration by a single scale of Levi et al., Sensors 22, 5540 (2022)).
+Targets are standardised, unknown ones are masked. The members' mean predicts (Lakshminarayanan, Pritzel and
+Blundell, NeurIPS 2017); what their spread means is decided by held-out crystals, see `models.heads.calibration`.
 """
 
 from __future__ import annotations
@@ -15,13 +14,21 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError, field_validator
 
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.data import FORMATION_ENERGY, LabelledStructure
 from models.ensemble import Ensemble, EnsembleConfig
 from models.errors import CheckpointError, NotFittedError, TrainingDataError
-from models.heads.base import Prediction
-from models.metrics import Metrics, cross_fitted_std, mae, regression_metrics, std_scale
-from models.splitting import split_by_composition
+from models.heads.base import Intervals, Prediction
+from models.heads.calibration import (
+    MOST_FORESEEN,
+    Calibration,
+    HeldOut,
+    cross_fitted,
+    fit_calibrations,
+    uncertainties,
+)
+from models.metrics import Metrics, mae, regression_metrics
+from models.splitting import folds_by_composition, split_by_composition
 from models.training import (
     Inputs,
     Schedule,
@@ -33,10 +40,12 @@ from models.training import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from pymatgen.core import Structure
 
-MIN_STD = 1e-6
-"""Floor of predicted standard deviations, in the unit of the property."""
+FEWEST_TO_HALVE = 40
+"""From so many crystals set aside on, one half of the formulas stops the training and the other one calibrates: errors
+on crystals that chose the moment to stop are too small, by a tenth."""
 
 Array = npt.NDArray[np.float64]
 
@@ -75,7 +84,8 @@ class EnsembleHead:
         n_properties = len(self.properties)
         self._centre: Array = np.zeros(n_properties)  # of the targets, in their unit
         self._spread: Array = np.ones(n_properties)
-        self._std_scale: Array = np.ones(n_properties)
+        self._calibrations = [Calibration()] * n_properties
+        self._foreseen = HeldOut.none(n_properties)
 
     def fit(
         self, train: Sequence[LabelledStructure], valid: Sequence[LabelledStructure], seed: int
@@ -84,14 +94,13 @@ class EnsembleHead:
 
         Args:
             train: Crystals with labels; those without any of `properties` are left out.
-            valid: Crystals to stop and calibrate on. If none has a label, a share of the formulas of `train`
-                (`valid_fraction`) is set aside for that.
+            valid: Crystals to stop and calibrate on, one half of the formulas each, or all for both if there are
+                few. If none has a label, a share of the formulas of `train` (`valid_fraction`) is set aside for that.
             seed: Of weights, splits and orders.
 
         Returns:
-            Metrics on the validation crystals. Uncertainties are calibrated across two halves for them, so
-            that `z_std` and the coverages are honest. Also `std_scale`, `n_train` and `epochs` (the
-            members' mean).
+            Metrics on the crystals that calibrate. Uncertainties are calibrated across two halves for them, so
+            that `z_std` and the coverages are honest. Also `n_train`, `n_stop` and `epochs` (the members' mean).
 
         Raises:
             TrainingDataError: A property has no label in `train`, or the training diverged.
@@ -110,20 +119,24 @@ class EnsembleHead:
                     cure="train on crystals that carry it, or change the head's properties",
                 )
         self._centre, self._spread = standardisation(truth)
-        self._std_scale = np.ones(len(self.properties))
+        self._calibrations = [Calibration()] * len(self.properties)
+        self._foreseen = HeldOut.none(len(self.properties))
+        stop, calibrating = valid, valid
+        if len(valid) >= FEWEST_TO_HALVE:
+            stop, calibrating = split_by_composition(valid, 0.5, derive_seed(seed, 3))
         ensemble = self.ensemble_type.create(self.config, len(self.properties), derive_seed(seed, 0))
-        train_inputs, valid_inputs = _encode(ensemble, train), _encode(ensemble, valid)
-        valid_truth = self._truth(valid)
         logs = ensemble.train(
-            self._training_set(train_inputs, truth, np.ones(len(train))),
-            self._training_set(valid_inputs, valid_truth, np.ones(len(valid))) if valid else None,
+            self._training_set(_encode(ensemble, train), truth, np.ones(len(train))),
+            self._training_set(_encode(ensemble, stop), self._truth(stop), np.ones(len(stop)))
+            if stop
+            else None,
             regression_loss,
             Schedule.from_scratch(self.config),
             derive_seed(seed, 1),
         )
         self._ensemble = ensemble
-        metrics = self._calibrate(valid_inputs, valid_truth)
-        metrics["n_train"] = float(len(train))
+        metrics = self._calibrate(self._held_out(calibrating))
+        metrics["n_train"], metrics["n_stop"] = float(len(train)), float(len(stop))
         metrics["epochs"] = float(np.mean([log.epochs for log in logs]))
         return metrics
 
@@ -136,31 +149,71 @@ class EnsembleHead:
         """
         return self._answer(self._fitted().encode(structures))
 
+    def interval(self, structures: Sequence[Structure], level: float) -> Intervals:
+        """Return intervals that hold the truth with a chance of `level`, for crystals like those calibrated on.
+
+        Args:
+            structures: The crystals.
+            level: Above 0, at most 0.99; rounded up to a hundredth.
+
+        Raises:
+            NotFittedError: Before `fit` or `load`.
+            ModelsError: A structure cannot be read.
+            OptionsError: There are no intervals of this level.
+        """
+        mean, spread = self._mean_and_spread(self._fitted().encode(structures))
+        half = [
+            one.half_width(column, level) for one, column in zip(self._calibrations, spread.T, strict=True)
+        ]
+        return Intervals(mean - np.column_stack(half), mean + np.column_stack(half))
+
     def evaluate(self, labelled: Sequence[LabelledStructure]) -> Metrics:
         """Judge the head on crystals with known properties; see `models.metrics.regression_metrics`.
 
         Raises:
             NotFittedError: Before `fit` or `load`.
         """
-        known = self._labelled(labelled)
-        prediction = self.predict([item.structure for item in known])
-        return self._metrics(self._truth(known), prediction.mean, prediction.std)
+        known = self._held_out(labelled)
+        return self._metrics(known.truth, known.mean, *uncertainties(self._calibrations, known.spread))
 
-    def recalibrate(self, held_out: Sequence[LabelledStructure]) -> Metrics:
-        """Choose the factors on the uncertainties anew, for example after fine-tuning.
+    def foresee(self, labels: Sequence[LabelledStructure]) -> Metrics:
+        """Remember how wrong the head is about labels that it has not learnt, before they are learnt.
 
-        Args:
-            held_out: Crystals that the head was not trained on; with fewer than three labels of a property
-                its factor stays.
+        They stand for the labels to come when the head is recalibrated: of labels that are never learnt there are
+        few in a campaign. Versions fine-tuned from this one remember them, too.
 
         Returns:
-            Metrics on them, as `fit` returns them.
+            Metrics on them, as `evaluate` returns them: how well the head held up in use.
 
         Raises:
             NotFittedError: Before `fit` or `load`.
         """
-        known = self._labelled(held_out)
-        return self._calibrate(_encode(self._fitted(), known), self._truth(known))
+        found = self._held_out(labels, domain=True)
+        self._foreseen = HeldOut.join([self._foreseen, found]).last(MOST_FORESEEN)
+        return self._metrics(found.truth, found.mean, *uncertainties(self._calibrations, found.spread))
+
+    def recalibrate(
+        self, held_out: Sequence[LabelledStructure], labelled: Sequence[LabelledStructure] = ()
+    ) -> Metrics:
+        """Choose anew how uncertain the head is, for example after fine-tuning.
+
+        What it will be asked about is like the labels and not like the reference: as soon as there are labels, held
+        out or foreseen, they decide, and all reference crystals together weigh as much as a few of them.
+
+        Args:
+            held_out: Reference crystals that the head was not trained on.
+            labelled: A campaign's labels that the head was not trained on.
+
+        Returns:
+            Metrics on all labels, or on `held_out` if there are none, calibrated across two halves of the formulas;
+            and `n_calibration`. With fewer than three crystals of a property its calibration stays.
+
+        Raises:
+            NotFittedError: Before `fit` or `load`.
+        """
+        return self._calibrate(
+            HeldOut.join([self._held_out(held_out), self._held_out(labelled, domain=True), self._foreseen])
+        )
 
     def fine_tune(
         self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int
@@ -208,13 +261,8 @@ class EnsembleHead:
             NotFittedError: Before `fit` or `load`.
             CheckpointError: The folder cannot be written.
         """
-        state = {
-            "centre": self._centre.tolist(),
-            "spread": self._spread.tolist(),
-            "std_scale": self._std_scale.tolist(),
-        }
         config = self.config.model_dump(mode="json")
-        save_checkpoint(Path(folder), self.kind, config, state, self._fitted().weights())
+        save_checkpoint(Path(folder), self.kind, config, self._state(), self._weights())
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Self:
@@ -226,13 +274,33 @@ class EnsembleHead:
         """
         checkpoint = load_checkpoint(Path(folder), cls.kind)
         try:
-            config = cls.Config(**checkpoint.config | {"device": device})
-            head = cls(config)
-            head._centre, head._spread, head._std_scale = _vectors(checkpoint.state, len(config.properties))
+            return cls._from_checkpoint(checkpoint, device)
         except (ValidationError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{folder} does not describe a head of this software", value=str(error), cure="train it again"
             ) from error
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside config and tensors."""
+        return {
+            "centre": self._centre.tolist(),
+            "spread": self._spread.tolist(),
+            "calibrations": [one.state() for one in self._calibrations],
+            "foreseen": self._foreseen.state(),
+        }
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that a checkpoint keeps."""
+        return self._fitted().weights()
+
+    @classmethod
+    def _from_checkpoint(cls, checkpoint: Checkpoint, device: str) -> Self:
+        """Return the head that a checkpoint describes; raises all sorts of errors if it describes none."""
+        config = cls.Config(**checkpoint.config | {"device": device})
+        head = cls(config)
+        head._centre, head._spread = _vectors(checkpoint.state, len(config.properties))
+        head._calibrations = _calibrations(checkpoint.state, len(config.properties))
+        head._foreseen = HeldOut.of(checkpoint.state["foreseen"], len(config.properties))
         head._ensemble = cls.ensemble_type.from_weights(config, len(config.properties), checkpoint.weights)
         return head
 
@@ -256,27 +324,41 @@ class EnsembleHead:
 
     def _answer(self, inputs: Inputs) -> Prediction:
         """Predict all properties of crystals that were read before."""
+        mean, spread = self._mean_and_spread(inputs)
+        return Prediction(mean=mean, std=uncertainties(self._calibrations, spread)[0])
+
+    def _mean_and_spread(self, inputs: Inputs) -> tuple[Array, Array]:
+        """Return the members' mean and standard deviation (n_crystals, n_properties), in the properties' units."""
         outputs = self._fitted().outputs(inputs)  # (n_members, n_crystals, n_properties)
-        std = outputs.std(axis=0, ddof=1) * self._spread * self._std_scale
-        return Prediction(
-            mean=outputs.mean(axis=0) * self._spread + self._centre,  # (n_crystals, n_properties)
-            std=np.maximum(std, MIN_STD),
-        )
+        spread = outputs.std(axis=0, ddof=1) * self._spread
+        return outputs.mean(axis=0) * self._spread + self._centre, spread
 
-    def _calibrate(self, held_out: Inputs, truth: Array) -> Metrics:
-        """Set the factors on the uncertainties; return metrics with uncertainties that were cross-fitted."""
-        prediction = self._answer(held_out)
-        raw = prediction.std / self._std_scale  # (n_crystals, n_properties)
-        honest = prediction.std.copy()
-        for place in range(len(self.properties)):
-            column = truth[:, place], prediction.mean[:, place], raw[:, place]
-            if np.isfinite(column[0]).sum() >= 3:
-                self._std_scale[place] = std_scale(*column)
-                honest[:, place] = cross_fitted_std(*column)
-        return self._metrics(truth, prediction.mean, honest) | {"std_scale": float(self._std_scale[0])}
+    def _said_of(self, items: Sequence[LabelledStructure]) -> tuple[Array, Array]:
+        """Return mean and spread (n_crystals, n_properties) of crystals of the reference or of a campaign."""
+        return self._mean_and_spread(_encode(self._fitted(), items))
 
-    def _metrics(self, truth: Array, mean: Array, std: Array) -> Metrics:
-        each = [regression_metrics(truth[:, p], mean[:, p], std[:, p]) for p in range(len(self.properties))]
+    def _held_out(self, items: Sequence[LabelledStructure], *, domain: bool = False) -> HeldOut:
+        """Return what the head says about those of the crystals that have labels; it was not trained on them."""
+        known = self._labelled(items)
+        mean, spread = self._said_of(known)
+        folds = folds_by_composition(known, 0.5, 2, 0)
+        return HeldOut(self._truth(known), mean, spread, np.full(len(known), domain), folds)
+
+    def _calibrate(self, held_out: HeldOut) -> Metrics:
+        """Set the calibrations; return metrics, cross-fitted, on the labels or else on the reference."""
+        judged = held_out.domain if held_out.domain.any() else ~held_out.domain
+        std, half_widths = cross_fitted(held_out, self._calibrations, judged)
+        self._calibrations = fit_calibrations(held_out, self._calibrations)
+        metrics = self._metrics(held_out.truth[judged], held_out.mean[judged], std, half_widths)
+        return metrics | {"n_calibration": float(len(held_out.fold))}
+
+    def _metrics(self, truth: Array, mean: Array, std: Array, half_widths: Mapping[float, Array]) -> Metrics:
+        each = [
+            regression_metrics(
+                truth[:, p], mean[:, p], std[:, p], {level: half[:, p] for level, half in half_widths.items()}
+            )
+            for p in range(len(self.properties))
+        ]
         found = dict(each[0])
         if len(each) > 1:
             for name, metrics in zip(self.properties, each, strict=True):
@@ -303,9 +385,17 @@ def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _vectors(state: Mapping[str, object], n_properties: int) -> tuple[Array, Array, Array]:
-    """Read the three vectors of a checkpoint's state, each (n_properties,)."""
-    found = [np.array(state[name], dtype=float) for name in ("centre", "spread", "std_scale")]
+def _vectors(state: Mapping[str, object], n_properties: int) -> tuple[Array, Array]:
+    """Read the two vectors of a checkpoint's state, each (n_properties,)."""
+    found = [np.array(state[name], dtype=float) for name in ("centre", "spread")]
     if any(vector.shape != (n_properties,) or not np.isfinite(vector).all() for vector in found):
         raise ValueError("the scales of the targets do not fit the properties")
-    return found[0], found[1], found[2]
+    return found[0], found[1]
+
+
+def _calibrations(state: Mapping[str, Any], n_properties: int) -> list[Calibration]:
+    """Read the calibrations of a checkpoint's state, one per property."""
+    found = [Calibration.of(one) for one in state["calibrations"]]
+    if len(found) != n_properties:
+        raise ValueError("the calibrations do not fit the properties")
+    return found

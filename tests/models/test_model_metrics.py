@@ -12,14 +12,13 @@ from models.metrics import (
     best_threshold,
     calibration_error,
     classification_metrics,
-    cross_fitted_std,
     gate,
     mae,
     regression_metrics,
+    reliability,
     rmse,
     roc_auc,
     spearman,
-    std_scale,
 )
 
 
@@ -50,21 +49,20 @@ def test_honest_uncertainties_get_honest_figures() -> None:
     truth = mean + std * rng.normal(size=4000)
     found = regression_metrics(truth, mean, std)
     assert found["z_std"] == pytest.approx(1.0, abs=0.05)
-    assert found["coverage_68"] == pytest.approx(0.6827, abs=0.03)
-    assert found["coverage_95"] == pytest.approx(0.95, abs=0.02)
+    for level in (50, 68, 90, 95):
+        assert found[f"coverage_{level}"] == pytest.approx(level / 100, abs=0.03)
+    assert found["width_90"] == pytest.approx(2 * 1.645 * std.mean(), rel=0.01)
     too_sure = regression_metrics(truth, mean, std / 3)
     assert too_sure["z_std"] == pytest.approx(3.0, abs=0.1)
     assert too_sure["coverage_68"] < 0.4
     assert too_sure["nll"] > found["nll"]
-    assert std_scale(truth, mean, std / 3) == pytest.approx(3.0, abs=0.1)
-    assert regression_metrics(truth, mean, cross_fitted_std(truth, mean, std / 3))["z_std"] == pytest.approx(
-        1.0, abs=0.05
-    )
 
 
-def test_cross_fitting_takes_each_factor_from_the_other_half() -> None:
-    truth, mean, std = np.zeros(8), np.array([1.0, 3.0] * 4), np.ones(8)
-    assert cross_fitted_std(truth, mean, std).tolist() == [3.0, 1.0] * 4
+def test_intervals_that_are_given_are_judged_instead_of_normal_ones() -> None:
+    widths = {0.5: [0.1, 0.1], 0.68: [0.1, 0.1], 0.9: [0.1, 2.0], 0.95: [2.0, 2.0]}
+    found = regression_metrics([1.0, 1.0], [0.0, 0.0], [1.0, 1.0], widths)
+    assert [found[f"coverage_{level}"] for level in (50, 68, 90, 95)] == [0.0, 0.0, 0.5, 1.0]
+    assert found["width_90"] == pytest.approx(2.1)
 
 
 def test_unknown_truths_are_left_out() -> None:
@@ -113,6 +111,8 @@ def test_calibration_error_sees_overconfidence() -> None:
     positive = np.array([1.0] * 7 + [0.0] * 3)
     assert calibration_error(positive, np.full(10, 0.7)) == pytest.approx(0.0)
     assert calibration_error(positive, np.full(10, 1.0)) == pytest.approx(0.3)
+    assert reliability(positive, np.full(10, 0.7)) == pytest.approx(0.0)
+    assert reliability(positive, np.full(10, 1.0)) == pytest.approx(0.09)
 
 
 def test_rows_of_different_length_are_refused() -> None:
