@@ -56,6 +56,8 @@ def test_honest_uncertainties_get_honest_figures() -> None:
     assert too_sure["z_std"] == pytest.approx(3.0, abs=0.1)
     assert too_sure["coverage_68"] < 0.4
     assert too_sure["nll"] > found["nll"]
+
+
 def test_intervals_that_are_given_are_judged_instead_of_normal_ones() -> None:
     widths = {0.5: [0.1, 0.1], 0.68: [0.1, 0.1], 0.9: [0.1, 2.0], 0.95: [2.0, 2.0]}
     found = regression_metrics([1.0, 1.0], [0.0, 0.0], [1.0, 1.0], widths)
