@@ -306,8 +306,8 @@ def notes() -> list[str]:
         "cover more than they say.",
         "- «as it was», «not recalibrated»: after fine-tuning, with the calibration of the version before. «Foretold»: "
         "the version in use, on the labels of the round before it learnt them.",
-        "- Versions are calibrated on 50 labels at first and on 250 in the end: the coverage of intervals of 90 % varies "
-        "by 4 % and 2 % from campaign to campaign, whatever the method.",
+        "- Versions are calibrated on 50 labels at first and on 250 in the end: the coverage of intervals of 90 % "
+        "varies by 4 % and 2 % from campaign to campaign, whatever the method.",
     ]
 
 
