@@ -213,9 +213,7 @@ def _foreseen(model: Any, sets: Sets) -> dict[str, float]:
 
 def _calibration(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return a group of metrics with the figures of calibration alone, if there are any."""
-    kept = {
-        key: value for key, value in metrics.items() if key.rpartition(":")[2].startswith(CALIBRATION_METRICS)
-    }
+    kept = {key: value for key, value in metrics.items() if key.rpartition(":")[2] in CALIBRATION_METRICS}
     return {name: kept} if kept else {}
 
 

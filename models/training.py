@@ -265,12 +265,30 @@ def classification_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.T
     return torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
 
 
-def draw_replay(items: Sequence[LabelledStructure], at_most: int, seed: int) -> list[LabelledStructure]:
-    """Draw crystals to show again when fine-tuning, without repeats and in their old order."""
+def draw_replay(
+    items: Sequence[LabelledStructure], at_most: int, seed: int, properties: Sequence[str] = ()
+) -> list[LabelledStructure]:
+    """Draw crystals to show again when fine-tuning, without repeats and in their old order.
+
+    Args:
+        items: The crystals.
+        at_most: So many.
+        seed: Of the draw.
+        properties: Each of them is known of an equal share of the draw, as far as there are crystals: a property that
+            few crystals have would hardly be shown again and so be forgotten.
+    """
     if len(items) <= at_most:
         return list(items)
-    chosen = np.random.default_rng(seed).choice(len(items), size=at_most, replace=False)
-    return [items[place] for place in sorted(chosen.tolist())]
+    order = np.random.default_rng(seed).permutation(len(items)).tolist()
+    chosen: dict[int, None] = {}
+    for name in properties:
+        known = [place for place in order if items[place].known(name) is not None]
+        chosen |= dict.fromkeys(known[: at_most // len(properties)])
+    for place in order:
+        if len(chosen) == at_most:
+            break
+        chosen.setdefault(place)
+    return [items[place] for place in sorted(chosen)]
 
 
 def standardisation(

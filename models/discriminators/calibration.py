@@ -6,6 +6,7 @@ and the shift that undoes the class weights are the prior, so that few crystals 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,15 @@ def fit_calibration(scores: FloatArray, positive: FloatArray, start: Calibration
     x0 = np.array([np.log(start.temperature), start.shift])
     log_temperature, shift = minimize(loss, x0, method="L-BFGS-B", bounds=[(-3.0, 3.0), (None, None)]).x
     return Calibration(temperature=float(np.exp(log_temperature)), shift=float(shift))
+
+
+def fit_calibrations(
+    scores: Sequence[FloatArray], positive: Sequence[FloatArray], start: Calibration
+) -> Calibration:
+    """Choose temperature and shift by several sets, what one asks for being the start for the next; see above."""
+    for some, classes in zip(scores, positive, strict=True):
+        start = fit_calibration(some, classes, start)
+    return start
 
 
 def probability_from(log_odds: FloatArray) -> FloatArray:

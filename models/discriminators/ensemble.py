@@ -13,7 +13,12 @@ from pydantic import Field, ValidationError
 
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.data import E_ABOVE_HULL, FORMATION_ENERGY, STABLE, LabelledStructure
-from models.discriminators.calibration import Calibration, fit_calibration, probability_from
+from models.discriminators.calibration import (
+    Calibration,
+    fit_calibration,
+    fit_calibrations,
+    probability_from,
+)
 from models.ensemble import Ensemble, EnsembleConfig
 from models.errors import CheckpointError, NotFittedError, TrainingDataError
 from models.metrics import Metrics, best_threshold, classification_metrics
@@ -171,17 +176,28 @@ class EnsembleDiscriminator:
             labelled: and a campaign's own labels, as far as there are any, decide: among them fewer are stable.
 
         Returns:
-            Metrics on `labelled`, or on `held_out` if there are no labels; and `temperature`.
+            Metrics on `labelled`, or on `held_out` if there are no labels, calibrated across two halves of the
+            formulas; and `temperature`.
 
         Raises:
             NotFittedError: Before `fit` or `load`.
         """
-        found: Metrics = {"temperature": self._calibration.temperature}
-        for items in (held_out, labelled):
-            known = _labelled(items)
-            if known:
-                found = self._calibrate(self._scores(_encode(self._fitted(), known)), _positive(known))
-        return found
+        parts = [known for items in (held_out, labelled) if (known := _labelled(items))]
+        if not parts:
+            return {"temperature": self._calibration.temperature}
+        scores = [self._scores(_encode(self._fitted(), items)) for items in parts]
+        positive = [_positive(items) for items in parts]
+        folds = folds_by_composition(parts[-1], 0.5, 2, 0)
+        honest = np.zeros(len(folds))
+        for fold in (0, 1):
+            others = folds != fold
+            rest = fit_calibrations(
+                [*scores[:-1], scores[-1][others]], [*positive[:-1], positive[-1][others]], self._calibration
+            )
+            honest[~others] = rest.apply(scores[-1][~others])
+        self._calibration = fit_calibrations(scores[:-1], positive[:-1], self._calibration)
+        self._calibrate(scores[-1], positive[-1])
+        return self._metrics(honest, positive[-1]) | {"temperature": self._calibration.temperature}
 
     def fine_tune(
         self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int

@@ -20,13 +20,12 @@ from models.ensemble import Ensemble, EnsembleConfig
 from models.errors import CheckpointError, NotFittedError, TrainingDataError
 from models.heads.base import Intervals, Prediction
 from models.heads.calibration import (
-    MOST_FORESEEN,
     Calibration,
-    HeldOut,
     cross_fitted,
     fit_calibrations,
     uncertainties,
 )
+from models.heads.held_out import MOST_FORESEEN, HeldOut
 from models.metrics import Metrics, mae, regression_metrics
 from models.splitting import folds_by_composition, split_by_composition
 from models.training import (
@@ -240,7 +239,9 @@ class EnsembleHead:
             raise TrainingDataError(
                 "no crystal to fine-tune on has a label of this head", allowed=self.properties
             )
-        old = draw_replay(self._labelled(replay), self.config.max_replay, derive_seed(seed, 0))
+        old = draw_replay(
+            self._labelled(replay), self.config.max_replay, derive_seed(seed, 0), self.properties
+        )
         inputs, truth = _encode(ensemble, [*new, *old]), self._truth([*new, *old])
         before = self._maes(inputs, truth, len(new), "before")
         weights = np.concatenate([np.full(len(new), self.config.labelled_weight), np.ones(len(old))])

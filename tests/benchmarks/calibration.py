@@ -194,11 +194,11 @@ def page(
         "",
         *(f"- {name}: {value}" for name, value in facts.items()),
         "",
-        f"Every round adds {PER_ROUND} labels drawn at random, {HELD_OUT:.0%} of the formulas of which are never learnt. "
-        "Before a version learns the labels of a round it foretells them; its errors there, those on the held-out labels "
-        "and, as if they were few, those on the held-out reference calibrate the next version. No formula of a test is "
-        "learnt or calibrated on; labels of a campaign are chosen and not drawn at random, which this page does not "
-        "show.",
+        f"Every round adds {PER_ROUND} labels drawn at random; {HELD_OUT:.0%} of their formulas are never learnt. "
+        "Before a version learns the labels of a round it foretells them; its errors there, those on the held-out "
+        "labels and, as if they were few, those on the held-out reference calibrate the next version. No formula of "
+        "a test is learnt or calibrated on. A campaign chooses its labels instead of drawing them, which this page "
+        "does not show.",
         "",
     ]
     for name, words in WORDS.items():
@@ -306,8 +306,8 @@ def notes() -> list[str]:
         "cover more than they say.",
         "- «as it was», «not recalibrated»: after fine-tuning, with the calibration of the version before. «Foretold»: "
         "the version in use, on the labels of the round before it learnt them.",
-        "- Each version was calibrated on a few dozen to some hundred labels: with 50 the coverage of intervals of 90 % "
-        "varies by 4 %, with 250 by 2 %, from campaign to campaign.",
+        "- Versions are calibrated on 50 labels at first and on 250 in the end: the coverage of intervals of 90 % "
+        "varies by 4 % and 2 % from campaign to campaign, whatever the method.",
     ]
 
 

@@ -109,6 +109,26 @@ def test_balanced_weights_do_not_distort_the_probabilities() -> None:
     assert 0.05 < mean < 0.35
 
 
+def test_recalibration_follows_the_labels_and_its_figures_are_cross_fitted(tmp_path: Path) -> None:
+    train, held_out = split_by_composition(toy_crystals(170), 0.5, seed=2)
+    found = small_discriminator(max_epochs=8)
+    found.fit(train, [], seed=1)
+    found.save(tmp_path)
+    # Labels of another world, in which nothing is stable: the reference must not drown them.
+    reference, labels = held_out[:40], held_out[40:]
+    unstable = [LabelledStructure(one.structure, {"stable": 0.0}) for one in labels]
+    structures = [one.structure for one in labels]
+    before = found.probability(structures).mean()
+    told = found.recalibrate(reference, unstable)
+    assert found.probability(structures).mean() < 0.5 * before
+    assert told["n"] == len(labels)
+    assert 0.0 < told["reliability"] <= told["calibration_error"]
+    assert told["log_loss"] > found.evaluate(unstable)["log_loss"]  # which knew the answers
+    other = CGCNNDiscriminator.load(tmp_path)
+    assert other.recalibrate(reference)["n"] == 40
+    assert other.recalibrate([]).keys() == {"temperature"}
+
+
 def test_calibration_finds_temperature_and_shift() -> None:
     rng = np.random.default_rng(1)
     scores = rng.normal(scale=6.0, size=4000)

@@ -196,8 +196,9 @@ def test_recalibration_follows_the_errors(
     assert np.allclose(after.mean, before.mean)
     assert (after.std > 2 * before.std).all()
     assert other.evaluate(shifted)["coverage_90"] == pytest.approx(0.9, abs=0.07)
-    CGCNNHead.load(tmp_path).recalibrate([])  # nothing to go by changes nothing
-    assert np.array_equal(CGCNNHead.load(tmp_path).predict(structures).std, before.std)
+    same = CGCNNHead.load(tmp_path)
+    same.recalibrate([])  # nothing to go by
+    assert np.array_equal(same.predict(structures).std, before.std)
 
 
 def test_checkpoints_of_other_configurations_are_refused(
