@@ -54,6 +54,9 @@ class AcquisitionConfig(Block):
     candidates_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         200, description="Crystals sampled in a round."
     )
+    sampled_rounds: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Rounds that sample; later ones choose from the backlog alone. None: every round."
+    )
     labels_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         8, description="Candidates sent to DFT in a round."
     )
