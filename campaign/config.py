@@ -113,6 +113,11 @@ class LearnConfig(Block):
     holdout_fraction: Annotated[float, Field(gt=0, lt=0.9)] = Field(
         0.15, description="Share of formulas that is never trained on and judges every version."
     )
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
+        None,
+        description="Seed of that split; the campaign's own when left out. A model that begins with a `checkpoint` "
+        "should have the split that the checkpoint was trained with.",
+    )
     gate_tolerance: Annotated[float, Field(ge=0)] = Field(
         0.02,
         description="A new version is promoted if its held-out error is at most (1 + this) times the old one's.",

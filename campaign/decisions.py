@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from campaign.acquisition.batches import choose
+from campaign.acquisition.batches import choose, explore
 from campaign.acquisition.beliefs import surrogate_error
 from campaign.acquisition.ranking import rank
 from campaign.acquisition.reading import AcquisitionReader
@@ -104,7 +104,9 @@ class Decider:
             reader.competing(action.round, state, surrogate_std), config, reader.context(action.round)
         )
         pending = reader.pending(action.round, state, surrogate_std)
-        chosen = choose(ranking, action.n, config, pending)
+        explored, seed = round(action.n * config.explore_fraction), reader.context(action.round).seed
+        chosen = choose(ranking, action.n - explored, config, pending)
+        chosen += explore(ranking, explored, chosen, config, seed)
         self.store.set_fields_many("candidates", ranking.updates())
         state = self._round(action.round, {"selected": chosen}, state)
         self.store.log_event(

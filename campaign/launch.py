@@ -40,7 +40,7 @@ from campaign.run_folder import (
     RunFolder,
     remove,
 )
-from campaign.site import load_site, worker_cores
+from campaign.site import Site, load_site, worker_cores
 from campaign.state import CampaignState
 from campaign.storage.credentials import take_from_environment
 from campaign.storage.outages import Patience
@@ -158,10 +158,7 @@ def _drive(
     blocks, pools = BlockBook(store, config.name, lease.lease.epoch), None
     blocks.begin()
     try:
-        if isinstance(pool_kind, str):
-            pools = open_pools(site, folder.logs, pool_kind, identity)
-        else:
-            pools = pool_kind(site)
+        pools = _opened(pool_kind, site, folder, identity)
         blocks.look(pools.blocks())
         begun = {"state": "running", "reason": "", "settings_hash": start.decider.settings_hash}
         store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
@@ -239,6 +236,10 @@ def _driver(
         tasks=kept_sums(campaign.get("usage") or {}),
         warned=dict(campaign.get("warned") or {}),
     )
+
+
+def _opened(kind: PoolKind | PoolMaker, site: Site, folder: RunFolder, identity: str) -> Pools:
+    return open_pools(site, folder.logs, kind, identity) if isinstance(kind, str) else kind(site)
 
 
 def _close(pools: Pools | None) -> None:

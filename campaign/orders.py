@@ -256,7 +256,9 @@ class OrderBook:
             "stable_ev_per_atom": learn.stable_ev_per_atom,
             "max_reference": learn.max_reference,
             "gate_tolerance": learn.gate_tolerance,
-            "split_seed": derive_seed(self.config.seed, "split"),
+            "split_seed": derive_seed(
+                self.config.seed if learn.split_seed is None else learn.split_seed, "split"
+            ),
             "seed": derive_seed(self.config.seed, "train", action.model, action.term),
             "folder": str(self.folder.models / f"{action.model}-t{action.term:04d}"),
         }

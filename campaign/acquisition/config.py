@@ -66,6 +66,11 @@ class AcquisitionConfig(Block):
         "0 waits for each round's labels; 1 keeps the label slots filled. Choices depend on this number and the "
         "seed, never on timing.",
     )
+    explore_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Part of a round's labels that is drawn at random from the candidates that may have one, whatever "
+        "the policy thinks of them.",
+    )
     max_per_formula: Annotated[int, Field(ge=1)] = Field(
         2, description="Most candidates of one reduced formula in one round's selection."
     )
