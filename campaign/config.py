@@ -75,8 +75,8 @@ class ModelConfig(ComponentConfig):
 
     checkpoint: Path | None = Field(
         None,
-        description="Folder of a checkpoint that is the first version, as training or a campaign has left it (`models/` "
-        "of a run folder); fitted on the reference when left out.",
+        description="Folder of a checkpoint that is the first version, as training or a campaign has left it "
+        "(`models/` of a run folder); fitted on the reference when left out.",
     )
 
 

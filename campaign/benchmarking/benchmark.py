@@ -44,7 +44,7 @@ def run_benchmark(
     Raises:
         CampaignError: Something the user has to cure.
     """
-    from campaign.benchmarking.report import write_report
+    from campaign.benchmarking.report import Findings, write_report
 
     config = load_benchmark(file)
     folder = (output or file.resolve().parent / config.name).resolve()
@@ -58,16 +58,15 @@ def run_benchmark(
         yield f"{len(jobs) - len(missing)} of {len(jobs)} campaigns have ended before"
     begin = time.monotonic()
     for job, outcome in zip(missing, mapped(run_campaign, missing, workers), strict=True):
-        labels = outcome["labels"]
+        labels, seconds = outcome["labels"], outcome["seconds"]["total"]
         stable = sum(one["stable"] for one in labels)
-        say(
-            f"{job.variant}, seed {job.seed}: {stable} stable of {len(labels)} labels in {outcome['seconds']['total']:.0f} s"
-        )
+        say(f"{job.variant}, seed {job.seed}: {stable} stable of {len(labels)} labels in {seconds:.0f} s")
     if missing:
         yield f"{len(missing)} campaigns in {time.monotonic() - begin:.0f} s"
     outcomes = [outcome for job in jobs if (outcome := finished(job)) is not None]
     pool = load_pool(prepared.pool) if prepared.pool is not None else None
-    yield from write_report(config, prepared.documents, outcomes, pool, folder)
+    threshold = checked(prepared.documents[config.baseline], config.baseline).labels.stable_ev_per_atom
+    yield from write_report(Findings(config, outcomes, pool, threshold), folder)
 
 
 def prepare(config: BenchmarkConfig, folder: Path, workers: int) -> Prepared:
@@ -78,7 +77,8 @@ def prepare(config: BenchmarkConfig, folder: Path, workers: int) -> Prepared:
     """
     place = folder / "prepared"
     reference = _reference(config, place)
-    pool = known = None
+    pool: Path | None = None
+    known: dict[str, Any] | None = None
     if config.pool is not None:
         pool = prepare_pool(config.pool, reference, place, seed=config.training_seed, workers=workers)
         known = load_pool(pool).document() | {"file": pool / "pool.parquet"}

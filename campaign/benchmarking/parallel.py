@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-} | {"SPGLIB_WARNING": "OFF"}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+ONE_THREAD = {**dict.fromkeys(THREADS, "1"), "SPGLIB_WARNING": "OFF"}
 """Variables of workers: each has one core."""
 
 TOLD_FROM = 10

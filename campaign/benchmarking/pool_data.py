@@ -24,8 +24,6 @@ from campaign.run_folder import write_atomic
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from campaign.references.entries import ReferenceEntry
-
 ROWS = 100
 """Crystals of one task."""
 
@@ -91,7 +89,7 @@ def prepare_pool(pool: PoolFile, reference: Path, folder: Path, *, seed: int, wo
     """
     from campaign.references.catalogue import file_sha256
 
-    wanted = {**pool.model_dump(mode="json"), "file": file_sha256(pool.file), "seed": seed, "rows": 1}
+    wanted = pool.model_dump(mode="json", exclude={"draw"}) | {"file": file_sha256(pool.file), "seed": seed}
     key = hashlib.sha256(
         orjson.dumps([wanted, file_sha256(reference)], option=orjson.OPT_SORT_KEYS)
     ).hexdigest()

@@ -96,7 +96,8 @@ class OraclePools:
         future: Future[Any] = Future()
         try:
             begin = time.perf_counter()
-            result = self._functions.get(function, function)(*args)
+            task: Callable[..., Any] = self._functions.get(function, function)
+            result = task(*args)
             future.set_result({"seconds": time.perf_counter() - begin, **result})
         except Exception as error:  # the driver decides, as about a worker's
             future.set_exception(error)
@@ -120,21 +121,19 @@ class OraclePools:
         if self._known is not None and self._surrogate is not None and order["judges"] is None:
             order = {**order, "surrogate": self._surrogate}
             known = known_outcomes(self._known.place, screen_key(order))
-        if known is None:
-            result = tasks.screen(order)
-        else:
-            result = {"outcomes": [known[item["id"]] for item in order["items"]]}
+        told = None if known is None else {"outcomes": [known[item["id"]] for item in order["items"]]}
+        result = told or tasks.screen(order)
         if self._truth is None:
             return result
         by_id = {item["id"]: item["structure"] for item in order["items"]}
-        told = []
+        outcomes = []
         for one in result["outcomes"]:
             truth = self._truth(one["candidate_id"], by_id[one["candidate_id"]])
-            told.append({**one, "values": {**one["values"], "oracle": truth}})
-        return {**result, "outcomes": told}
+            outcomes.append({**one, "values": {**one["values"], "oracle": truth}})
+        return {**result, "outcomes": outcomes}
 
     def _score(self, order: Document) -> Document:
-        """Judge crystals; those of a pool are the same objects each time, for models that keep what they made of them."""
+        """Judge crystals; those of a pool are the same objects each time, for models that remember them."""
         if self._known is None:
             return tasks.score(order)
         structures = self._known.pool.structures

@@ -91,6 +91,7 @@ def _order(
         key: value for key, value in order.items() if key not in {"folder", "reference", "gate_tolerance"}
     }
     text = orjson.dumps([deciding, file_sha256(reference)], option=orjson.OPT_SORT_KEYS)
+    text = text.replace(str(folder.parent).encode(), b"")  # a benchmark may be moved
     name = f"{role.role}-{role.kind.replace(':', '.')}-{hashlib.sha256(text).hexdigest()[:12]}"
     return {**order, "folder": str(folder / name)}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,46 +29,80 @@ COLUMNS = {
 """Figures of the first table."""
 
 
-def write_report(
-    config: BenchmarkConfig,
-    documents: Mapping[str, Mapping[str, Any]],
-    outcomes: Sequence[Mapping[str, Any]],
-    pool: KnownPool | None,
-    folder: Path,
-) -> Iterator[str]:
-    """Write report.md, report.json, report.png and report.svg; yields the page's lines.
+@dataclass(frozen=True)
+class Findings:
+    """What a benchmark found."""
 
-    Args:
-        config: The benchmark.
-        documents: Variant -> campaign.yaml.
-        outcomes: Of every campaign, see `campaign.benchmarking.outcomes`.
-        pool: The pool, where there is one.
-        folder: The benchmark's folder.
-    """
-    stable, sun = _curves(config, outcomes, "stable"), _curves(config, outcomes, "sun")
-    threshold = _threshold(documents[config.baseline])
-    counts = None
-    if pool is not None:
-        counts = (sum(one <= threshold for one in pool.e_above_hull.values()), len(pool.candidates))
-    available = None if counts is None or config.pool is None else _per_campaign(counts, config.pool.draw)
-    figures = variant_figures(stable, sun, config.baseline, available)
-    ratios = paired(stable)
-    lines = _page(config, figures, ratios, outcomes, counts, threshold, pool)
-    document = {
-        "benchmark": config.model_dump(mode="json"),
-        "threshold_ev_per_atom": threshold,
-        "pool": None
-        if counts is None
-        else {"stable": counts[0], "crystals": counts[1], "left_out": pool and pool.left_out},
-        "figures": figures,
-        "paired": ratios,
-        "curves": {
-            name: {"stable": found.tolist(), "sun": sun[name].tolist()} for name, found in stable.items()
-        },
-        "seconds": [{"variant": one["variant"], "seed": one["seed"], **one["seconds"]} for one in outcomes],
-    }
-    draw(stable, config.name, threshold, available, [folder / "report.png", folder / "report.svg"])
-    write_atomic(folder / "report.json", orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+    config: BenchmarkConfig
+    outcomes: Sequence[Mapping[str, Any]]
+    """Of every campaign, see `campaign.benchmarking.outcomes`."""
+    pool: KnownPool | None
+    threshold: float
+    """Stable is at most this far above the hull [eV/atom]."""
+
+    @cached_property
+    def stable(self) -> dict[str, Array]:
+        """Variant -> finds (n_seeds, n_labels + 1)."""
+        return _curves(self.config, self.outcomes, "stable")
+
+    @cached_property
+    def sun(self) -> dict[str, Array]:
+        """The same of crystals that are stable, unique and novel."""
+        return _curves(self.config, self.outcomes, "sun")
+
+    @cached_property
+    def counts(self) -> tuple[int, int] | None:
+        """Stable crystals and all crystals of the pool."""
+        if self.pool is None:
+            return None
+        above = self.pool.e_above_hull.values()
+        return sum(one <= self.threshold for one in above), len(self.pool.candidates)
+
+    @property
+    def available(self) -> tuple[float, int] | None:
+        """Stable crystals, on average, and all crystals that a campaign has to choose from."""
+        if self.counts is None or self.config.pool is None:
+            return None
+        (stable, crystals), draw = self.counts, self.config.pool.draw
+        return (stable, crystals) if draw is None or draw >= crystals else (stable * draw / crystals, draw)
+
+    @cached_property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Variant -> its figures."""
+        return variant_figures(self.stable, self.sun, self.config.baseline, self.available)
+
+    @cached_property
+    def ratios(self) -> dict[str, dict[str, Any]]:
+        """Variant -> other variant -> ratio of finds."""
+        return paired(self.stable)
+
+    def document(self) -> dict[str, Any]:
+        """Return every figure as JSON has it."""
+        pool = None
+        if self.counts is not None and self.pool is not None:
+            pool = {"stable": self.counts[0], "crystals": self.counts[1], "left_out": self.pool.left_out}
+        return {
+            "benchmark": self.config.model_dump(mode="json"),
+            "threshold_ev_per_atom": self.threshold,
+            "pool": pool,
+            "figures": self.figures,
+            "paired": self.ratios,
+            "curves": {
+                name: {"stable": found.tolist(), "sun": self.sun[name].tolist()}
+                for name, found in self.stable.items()
+            },
+            "seconds": [
+                {"variant": one["variant"], "seed": one["seed"], **one["seconds"]} for one in self.outcomes
+            ],
+        }
+
+
+def write_report(findings: Findings, folder: Path) -> Iterator[str]:
+    """Write report.md, report.json, report.png and report.svg into a folder; yields the page's lines."""
+    lines, pictures = _page(findings), [folder / "report.png", folder / "report.svg"]
+    draw(findings.stable, findings.config.name, findings.threshold, findings.available, pictures)
+    text = orjson.dumps(findings.document(), option=orjson.OPT_INDENT_2).decode()
+    write_atomic(folder / "report.json", text + "\n")
     write_atomic(folder / "report.md", "\n".join([*lines, ""]))
     yield from lines
     yield f"written: {folder / 'report.md'}, report.json, report.png, report.svg"
@@ -80,49 +116,29 @@ def _curves(config: BenchmarkConfig, outcomes: Sequence[Mapping[str, Any]], flag
     }
 
 
-def _per_campaign(counts: tuple[int, int], draw: int | None) -> tuple[float, int]:
-    """Return the stable crystals, on average, and all crystals that a campaign has to choose from."""
-    stable, crystals = counts
-    return (stable, crystals) if draw is None or draw >= crystals else (stable * draw / crystals, draw)
-
-
-def _threshold(document: Mapping[str, Any]) -> float:
-    from campaign.benchmarking.variants import checked
-
-    return checked(document, "baseline").labels.stable_ev_per_atom
-
-
-def _page(
-    config: BenchmarkConfig,
-    figures: Mapping[str, Mapping[str, Any]],
-    ratios: Mapping[str, Mapping[str, Any]],
-    outcomes: Sequence[Mapping[str, Any]],
-    counts: tuple[int, int] | None,
-    threshold: float,
-    pool: KnownPool | None,
-) -> list[str]:
+def _page(findings: Findings) -> list[str]:
+    config, figures, ratios = findings.config, findings.figures, findings.ratios
     shown = [key for key in COLUMNS if key in figures[config.baseline]]
     table = [["variant", *(COLUMNS[key] for key in shown)]]
     table += [[name, *(_words(row[key]) for key in shown)] for name, row in figures.items()]
     others = [["finds of / over those of", *ratios]]
-    others += [
-        [one, *(_words(row[other]) if other in row else "–" for other in ratios)]
-        for one, row in ratios.items()
-    ]
+    for one, row in ratios.items():
+        others.append([one, *(_words(row[other]) if other in row else "–" for other in ratios)])
     return [
         f"# Benchmark {config.name}",
         "",
-        *_about(config, counts, threshold, pool),
+        *_about(findings),
         "",
         "![discovery curves](report.png)",
         "",
         *_table(table),
         "",
-        f"Means over {len(config.seeds)} seeds with 95 % bootstrap intervals over seeds. Stable: at most {threshold:g} "
-        f"eV/atom above the reference's hull, of all {config.labels} labels that were submitted. Enhancement: finds over "
-        f"those of `{config.baseline}` with as many labels; acceleration: labels that `{config.baseline}` needs for its "
-        "finds over those needed to find as many (Rohr et al., Chem. Sci. 11, 2696 (2020)). Area: under the curve of finds "
-        "by labels. S.U.N.: stable, unlike those found before in the campaign, and unlike every crystal of the reference.",
+        f"Means over {len(config.seeds)} seeds with 95 % bootstrap intervals over seeds. Stable: at most "
+        f"{findings.threshold:g} eV/atom above the reference's hull, of all {config.labels} labels that were submitted. "
+        f"Enhancement: finds over those of `{config.baseline}` with as many labels; acceleration: labels that "
+        f"`{config.baseline}` needs for its finds over those needed to find as many (Rohr et al., Chem. Sci. 11, 2696 "
+        "(2020)). Area: under the curve of finds by labels. S.U.N. per label: stable, unlike those found before in the "
+        "campaign, and unlike every crystal of the reference.",
         "",
         "## Variants against one another",
         "",
@@ -138,40 +154,38 @@ def _page(
         "",
         "## Seconds of a campaign",
         "",
-        *_table(_seconds(config, outcomes)),
+        *_table(_seconds(findings)),
     ]
 
 
-def _about(
-    config: BenchmarkConfig, counts: tuple[int, int] | None, threshold: float, pool: KnownPool | None
-) -> list[str]:
-    lines = [
-        f"- {config.labels} labels in rounds of {config.labels_per_round}; seeds {', '.join(map(str, config.seeds))}"
-    ]
+def _about(findings: Findings) -> list[str]:
+    config, counts, pool = findings.config, findings.counts, findings.pool
+    seeds = ", ".join(map(str, config.seeds))
+    lines = [f"- {config.labels} labels in rounds of {config.labels_per_round}; seeds {seeds}"]
     if counts is None or pool is None or config.pool is None:
         return [*lines, "- truth: energies above the hull after relaxation with the surrogate"]
     share = 100 * counts[0] / counts[1]
     lines.append(
         f"- pool: {config.pool.file.name}, {counts[1]} crystals, {counts[0]} of them ({share:.1f} %) stable "
-        f"(at most {threshold:g} eV/atom above the hull)"
+        f"(at most {findings.threshold:g} eV/atom above the hull)"
     )
     if config.pool.draw is not None:
         lines.append(
             f"- each campaign has {config.pool.draw} of them, drawn with its seed, the same for all variants"
         )
     if pool.left_out:
-        lines.append(
-            "- rows left out: " + ", ".join(f"{number} {why}" for why, number in pool.left_out.items())
-        )
+        reasons = ", ".join(f"{number} {why}" for why, number in pool.left_out.items())
+        lines.append(f"- rows left out: {reasons}")
     asked = config.predictions if isinstance(config.predictions, str) else config.predictions.name
     return [*lines, f"- predictions that candidates carry from the start: {asked}"]
 
 
-def _seconds(config: BenchmarkConfig, outcomes: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _seconds(findings: Findings) -> list[list[str]]:
     """Return the median seconds of each variant's campaigns by kind of task."""
+    outcomes = findings.outcomes
     kinds = list(outcomes[0]["seconds"]) if outcomes else []
     rows = [["variant", *kinds, "versions promoted", "refused"]]
-    for name in config.policies:
+    for name in findings.config.policies:
         own = [one for one in outcomes if one["variant"] == name]
         medians = [f"{statistics.median(one['seconds'][kind] for one in own):.1f}" for kind in kinds]
         counts = [f"{statistics.mean(one[key] for one in own):.1f}" for key in ("promoted", "refused")]

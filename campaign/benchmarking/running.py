@@ -28,6 +28,10 @@ from campaign.run_folder import RunFolder, write_atomic
 from campaign.site import Site
 
 
+OF_THE_RUN = frozenset({"folder", "answers", "keep"})
+"""What of a job changes nothing of its outcome."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A campaign of one variant and one seed; plain, as it goes to another process."""
@@ -52,7 +56,8 @@ class Job:
     @property
     def digest(self) -> str:
         """What decides its outcome, hashed."""
-        parts = {key: str(value) for key, value in asdict(self).items() if key not in {"folder", "keep"}}
+        home = str(self.folder.parents[2])  # a benchmark may be moved
+        parts = {key: str(value).replace(home, "") for key, value in asdict(self).items() if key not in OF_THE_RUN}
         return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
