@@ -38,14 +38,19 @@ Detach = Annotated[
 @app.command()
 def init(
     file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("campaign.yaml"),
-    template: Annotated[str, typer.Option(help="quickstart, laptop, parquet or csp.")] = "quickstart",
+    template: Annotated[
+        str, typer.Option(help="quickstart, laptop, parquet, csp or benchmark.")
+    ] = "quickstart",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a commented campaign.yaml to start from."""
     from campaign.templates import write_template
 
     write_template(file, template, force=force)
-    typer.echo(f"wrote {file}; check it with `campaign validate {file}`")
+    then = (
+        "run it with `campaign benchmark" if template == "benchmark" else "check it with `campaign validate"
+    )
+    typer.echo(f"wrote {file}; {then} {file}`")
 
 
 @app.command()
@@ -139,6 +144,25 @@ def csp(
     with configuration(text, run_dir) as (file, folder):
         outcome = launching.launch(file, run_dir=folder, pools=_pools(pools), progress=progress)
     _report(console, outcome, ranking=True)
+
+
+@app.command()
+def benchmark(
+    file: Annotated[
+        Path, typer.Argument(help="The benchmark file; see `campaign init --template benchmark`.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Its folder; default: named after the benchmark.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Campaigns at a time.")] = 1,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Only read, screen and train what campaigns share.")
+    ] = False,
+) -> None:
+    """Run retrospective campaigns, an oracle in the place of DFT, and report what steering is worth."""
+    from campaign.benchmarking.benchmark import run_benchmark
+
+    _print_lines(run_benchmark(file, output=output, workers=workers, only_prepare=prepare))
 
 
 @app.command()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from campaign.config import CampaignConfig, ComponentConfig
 from campaign.errors import ComponentError
-from campaign.orders import model_roles
+from campaign.orders import ModelRole, model_roles
 from campaign.plan import Segment, Spec
 from campaign.state import RoundState
 
@@ -85,6 +85,7 @@ def check_components(config: CampaignConfig) -> None:
     for role in model_roles(config).values():
         cls = resolve(role.kind, registries[role.role], role.role)
         read_options(cls, role.kind, role.role, role.options)
+        check_checkpoint(role, cls)
     check_objectives(config)
     surrogate = config.surrogate
     cls = resolve(surrogate.kind, SURROGATES, "surrogate")
@@ -92,6 +93,37 @@ def check_components(config: CampaignConfig) -> None:
     label_settings(config)
     follow_up_settings(config)
     check_hull(config)
+
+
+def check_checkpoint(role: ModelRole, cls: type[Any]) -> None:
+    """Check that the checkpoint that a model begins with can be read, and was made with the options that are named.
+
+    Raises:
+        ComponentError: It cannot, or was not.
+    """
+    from models.errors import ModelsError
+
+    if role.checkpoint is None:
+        return
+    where = f"the checkpoint of the {role.role} {role.kind}"
+    try:
+        model = cls.load(role.checkpoint)
+    except (ModelsError, OSError, ValueError, KeyError, TypeError) as error:
+        why = error.one_line() if isinstance(error, ModelsError) else f"{type(error).__name__}: {error}"
+        raise ComponentError(
+            f"{where} cannot be read ({why})",
+            value=str(role.checkpoint),
+            cure="name the folder of a checkpoint of this kind, such as one in `models/` of a run folder",
+        ) from error
+    wanted, had = cls.Config(**role.options), getattr(model, "config", None)
+    for name in role.options:
+        if name != "device" and had is not None and getattr(had, name, None) != getattr(wanted, name):
+            raise ComponentError(
+                f"{where} was made with another {name}",
+                value=getattr(wanted, name),
+                allowed=getattr(had, name, None),
+                cure="leave this option out, or name another checkpoint",
+            )
 
 
 def check_objectives(config: CampaignConfig) -> None:
@@ -124,16 +156,25 @@ def check_hull(config: CampaignConfig) -> None:
     """Check that labels and the phases that they are compared with have their energies on one scale.
 
     Raises:
-        ComponentError: `labels.hull: materials_project` with other settings than the Materials Project's, or with
-            reference data that are not said to hold its corrected energies.
+        ComponentError: `labels.hull: given` with an engine of total energies; `labels.hull: materials_project` with
+            other settings than the Materials Project's, or with reference data that are not said to hold its
+            corrected energies.
     """
     from flows.registry import ENGINES, build
 
     labels, reference = config.labels, config.reference
-    if labels.hull != "materials_project":
+    if labels.hull not in {"materials_project", "given"}:
         return
     why = "total energies of other settings differ by more than what separates stable from unstable"
     engine = build(labels.engine, ENGINES, "engine", labels.engine_options)
+    if labels.hull == "given":
+        if not getattr(engine, "gives_formation_energies", False):
+            raise ComponentError(
+                "labels.hull: given needs an engine whose energies are formation energies",
+                value=labels.engine,
+                cure="choose hull: engine, or hull: reference",
+            )
+        return
     if not getattr(engine, "on_materials_project_scale", False):
         raise ComponentError(
             f"labels.hull: materials_project needs labels with its own settings, for {why}",

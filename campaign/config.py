@@ -70,7 +70,17 @@ class ComponentConfig(Block):
     options: dict[str, Any] = Field(default_factory=dict, description="The component's own options.")
 
 
-class GeneratorConfig(ComponentConfig):
+class ModelConfig(ComponentConfig):
+    """A component that learns."""
+
+    checkpoint: Path | None = Field(
+        None,
+        description="Folder of a checkpoint that is the first version, as training or a campaign has left it "
+        "(`models/` of a run folder); fitted on the reference when left out.",
+    )
+
+
+class GeneratorConfig(ModelConfig):
     """A source of candidate crystals."""
 
     share: Annotated[float, Field(gt=0)] = Field(
@@ -78,7 +88,7 @@ class GeneratorConfig(ComponentConfig):
     )
 
 
-class HeadConfig(ComponentConfig):
+class HeadConfig(ModelConfig):
     """A property head: predicts a property's mean and standard deviation from a crystal."""
 
     kind: str = "cgcnn"
@@ -93,12 +103,20 @@ class LearnConfig(Block):
     )
     discriminators: tuple[HeadConfig, ...] = Field((HeadConfig(),), description="Stability discriminators.")
     generators: bool = Field(True, description="Fine-tune the generators on the labels as well.")
+    retrain: bool = Field(
+        True, description="Learn from labels at all: false keeps every model as it was fitted at the start."
+    )
     stable_ev_per_atom: float = Field(
         0.05,
         description="Crystals at most this far above the hull are the discriminator's stable class [eV/atom].",
     )
     holdout_fraction: Annotated[float, Field(gt=0, lt=0.9)] = Field(
         0.15, description="Share of formulas that is never trained on and judges every version."
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
+        None,
+        description="Seed of that split; the campaign's own when left out. A model that begins with a `checkpoint` "
+        "should have the split that the checkpoint was trained with.",
     )
     gate_tolerance: Annotated[float, Field(ge=0)] = Field(
         0.02,

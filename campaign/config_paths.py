@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
-from campaign.config import CampaignConfig
+from campaign.config import CampaignConfig, ModelConfig
+
+Model = TypeVar("Model", bound=ModelConfig)
 
 
 def with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
@@ -21,9 +24,29 @@ def with_absolute_paths(config: CampaignConfig, base: Path) -> CampaignConfig:
             "hull": None if config.reference.hull is None else tuple(map(absolute, config.reference.hull)),
         }
     )
+
+    def located(models: tuple[Model, ...]) -> tuple[Model, ...]:
+        return tuple(
+            one.model_copy(update={"checkpoint": (base / one.checkpoint.expanduser()).resolve()})
+            if one.checkpoint is not None
+            else one
+            for one in models
+        )
+
+    learn = config.learn.model_copy(
+        update={"heads": located(config.learn.heads), "discriminators": located(config.learn.discriminators)}
+    )
     store, site = config.store, config.site
     if store.path is not None:
         store = store.model_copy(update={"path": (base / store.path.expanduser()).resolve()})
     if site != "local":
         site = absolute(site)
-    return config.model_copy(update={"reference": reference, "store": store, "site": site})
+    return config.model_copy(
+        update={
+            "reference": reference,
+            "generators": located(config.generators),
+            "learn": learn,
+            "store": store,
+            "site": site,
+        }
+    )

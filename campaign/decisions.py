@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from campaign.acquisition.batches import choose
+from campaign.acquisition.batches import choose, explore
 from campaign.acquisition.beliefs import surrogate_error
 from campaign.acquisition.ranking import rank
 from campaign.acquisition.reading import AcquisitionReader
@@ -28,8 +28,8 @@ from campaign.follow_ups import called_for
 from campaign.orders import current_structure
 from campaign.plan import Spec
 from campaign.references.fingerprint import candidate_id
-from campaign.references.hull import ReferenceHull
-from campaign.references.hull_of_labels import EngineHull
+from campaign.references.hull import ReferenceHull, hull_of
+from campaign.references.hull_of_labels import EngineHull, GivenHull
 from campaign.state import CampaignState, LabelState, project_label, project_round
 from campaign.store import CampaignStore
 
@@ -104,7 +104,9 @@ class Decider:
             reader.competing(action.round, state, surrogate_std), config, reader.context(action.round)
         )
         pending = reader.pending(action.round, state, surrogate_std)
-        chosen = choose(ranking, action.n, config, pending)
+        explored, seed = round(action.n * config.explore_fraction), reader.context(action.round).seed
+        chosen = choose(ranking, action.n - explored, config, pending)
+        chosen += explore(ranking, explored, chosen, config, seed)
         self.store.set_fields_many("candidates", ranking.updates())
         state = self._round(action.round, {"selected": chosen}, state)
         self.store.log_event(
@@ -179,19 +181,7 @@ class Decider:
     def _judge(self, labels: tuple[str, ...], state: CampaignState) -> CampaignState:
         from pymatgen.core import Composition
 
-        references = list(
-            self.store.query(
-                "labels",
-                {"purpose": "reference", "state": "done", "settings_hash": self.settings_hash},
-                fields=["_id", "formula", "result.energy_per_atom", "result.mp_correction_per_atom"],
-            )
-        )
-        kind = self.config.labels.hull
-        phases = []
-        if kind != "engine":
-            within = self.reference.within(self.config.chemistry.elements)
-            phases = [entry for entry in within.hull_entries if len(entry.elements) > 1]
-        hull = EngineHull(references, phases, corrected=kind == "materials_project")
+        hull, kind = self._label_hull(), self.config.labels.hull
         limit = self.config.labels.stable_ev_per_atom
         projected = []
         for name in labels:
@@ -212,6 +202,24 @@ class Decider:
                     "labelled", f"{label['formula']}: e_above_hull {above:+.3f} eV/atom", label=name
                 )
         return state.with_labels(projected)
+
+    def _label_hull(self) -> EngineHull | GivenHull:
+        """Return what the energies of labels are measured against."""
+        kind = self.config.labels.hull
+        if kind == "given":
+            return GivenHull(hull_of(self.reference))
+        references = list(
+            self.store.query(
+                "labels",
+                {"purpose": "reference", "state": "done", "settings_hash": self.settings_hash},
+                fields=["_id", "formula", "result.energy_per_atom", "result.mp_correction_per_atom"],
+            )
+        )
+        phases = []
+        if kind != "engine":
+            within = self.reference.within(self.config.chemistry.elements)
+            phases = [entry for entry in within.hull_entries if len(entry.elements) > 1]
+        return EngineHull(references, phases, corrected=kind == "materials_project")
 
     def _follow_up(self, labels: tuple[str, ...], state: CampaignState) -> CampaignState:
         """Make the further labels that outcomes call for, then note that they were asked."""
@@ -308,6 +316,8 @@ def reference_phases(config: CampaignConfig, reference: ReferenceSet) -> list[Re
         ReferenceDataError: A terminal element, or a phase that the hull needs, has no crystal to compute.
     """
     elements = config.chemistry.elements
+    if config.labels.hull == "given":
+        return []
     within = reference.within(elements)
     needed = ReferenceHull(within.hull_entries).vertices(elements)
     if config.labels.hull != "engine":

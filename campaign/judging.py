@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from pymatgen.core import Structure
 
+    from campaign.references.hull import ReferenceHull
+
 
 class Judges:
     """Model versions that judge together; each is loaded when it is first asked.
@@ -42,7 +44,7 @@ class Judges:
         for one, structure in zip(found, structures, strict=True):
             energy = one.get("head_formation_energy_per_atom")
             if energy is not None:
-                above = _hull(self._reference).e_above_hull(structure.composition, energy["mean"])
+                above = reference_hull(self._reference).e_above_hull(structure.composition, energy["mean"])
                 one["head_e_above_hull"] = {"mean": above, "std": energy["std"]}
         return found
 
@@ -72,9 +74,9 @@ def load_model(role: str, kind: str, checkpoint: str) -> Any:
     return model_class(role, kind).load(Path(checkpoint))
 
 
-@lru_cache(maxsize=2)
-def _hull(reference: str) -> Any:
+def reference_hull(reference: str) -> ReferenceHull:
+    """Return the hull of a prepared reference; one per content of the file and process."""
     from campaign.references.catalogue import load_prepared
-    from campaign.references.hull import ReferenceHull
+    from campaign.references.hull import hull_of
 
-    return ReferenceHull(load_prepared(Path(reference)).hull_entries)
+    return hull_of(load_prepared(Path(reference)))

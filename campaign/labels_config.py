@@ -78,12 +78,13 @@ class LabelsConfig(Block):
     )
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Options of the engine.")
     flow_options: dict[str, Any] = Field(default_factory=dict, description="Options of the flow.")
-    hull: Literal["engine", "reference", "materials_project"] = Field(
+    hull: Literal["engine", "reference", "materials_project", "given"] = Field(
         "engine",
         description="engine: elements and hull phases of the chemistry are computed once with the same settings, "
         "so that e_above_hull is consistent; reference: only the elements, and the hull of the reference data; "
         "materials_project: as reference, labels corrected as the Materials Project corrects its own (engine vasp "
-        "with preset mp, and reference.energy_scale: materials_project).",
+        "with preset mp, and reference.energy_scale: materials_project); given: the engine's energies are formation "
+        "energies on the scale of the reference data already (the engine of `campaign benchmark`).",
     )
     max_attempts: Annotated[int, Field(ge=1, le=20)] = Field(
         2, description="Tries of a job that fails for a cause without a number of its own (see `on_failure`)."

@@ -27,7 +27,7 @@ from campaign.errors import CampaignError
 from campaign.lease import Heartbeat
 from campaign.orders import OrderBook, model_roles
 from campaign.parallel.pooling import Pools
-from campaign.parallel.pools import PoolKind, open_pools
+from campaign.parallel.pools import PoolKind, PoolMaker, open_pools
 from campaign.parallel.queues import campaign_identity
 from campaign.preparing import held_store, prepare_launch, prepare_resume
 from campaign.recording import Recorder
@@ -68,7 +68,9 @@ class Outcome:
     """Name of the signal that asked the driver to stop, '' if none did."""
 
 
-def launch(config_file: Path, *, run_dir: Path | None, pools: PoolKind, progress: Progress) -> Outcome:
+def launch(
+    config_file: Path, *, run_dir: Path | None, pools: PoolKind | PoolMaker, progress: Progress
+) -> Outcome:
     """Start a campaign and run it.
 
     Raises:
@@ -89,7 +91,7 @@ def resume(
     run: Path,
     *,
     config_file: Path | None,
-    pools: PoolKind,
+    pools: PoolKind | PoolMaker,
     progress: Progress,
     retry: bool = False,
     grace_s: float = SIGTERM_GRACE_S,
@@ -99,7 +101,7 @@ def resume(
     Args:
         run: Its folder, or the campaign.yaml it was launched from (whose edits are then taken over).
         config_file: An edited configuration, if not `run` itself.
-        pools: Kind of pools.
+        pools: Kind of pools, or what makes them.
         progress: Where to report.
         retry: Also try the labels again that were given up.
         grace_s: How long running tasks get after SIGTERM or SIGUSR1 [s].
@@ -145,7 +147,7 @@ def _drive(
     *,
     config: CampaignConfig,
     folder: RunFolder,
-    pool_kind: PoolKind,
+    pool_kind: PoolKind | PoolMaker,
     progress: Progress,
     grace_s: float = SIGTERM_GRACE_S,
 ) -> Outcome:
@@ -156,7 +158,7 @@ def _drive(
     blocks, pools = BlockBook(store, config.name, lease.lease.epoch), None
     blocks.begin()
     try:
-        pools = open_pools(site, folder.logs, pool_kind, identity)
+        pools = _opened(pool_kind, site, folder, identity)
         blocks.look(pools.blocks())
         begun = {"state": "running", "reason": "", "settings_hash": start.decider.settings_hash}
         store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
@@ -235,6 +237,10 @@ def _driver(
         tasks=kept_sums(campaign.get("usage") or {}),
         warned=dict(campaign.get("warned") or {}),
     )
+
+
+def _opened(kind: PoolKind | PoolMaker, site: Site, folder: RunFolder, identity: str) -> Pools:
+    return open_pools(site, folder.logs, kind, identity) if isinstance(kind, str) else kind(site)
 
 
 def _close(pools: Pools | None) -> None:

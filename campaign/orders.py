@@ -31,6 +31,8 @@ class ModelRole:
     """`generator`, `head` or `discriminator`."""
     kind: str
     options: Mapping[str, Any]
+    checkpoint: Path | None = None
+    """Folder that the first version is read from; None: it is fitted on the reference."""
 
 
 def model_roles(config: CampaignConfig) -> dict[str, ModelRole]:
@@ -44,7 +46,7 @@ def model_roles(config: CampaignConfig) -> dict[str, ModelRole]:
     for role, spec in named:
         number = sum(other.role == role for other in roles.values())
         key = f"{role}-{number}-{spec.kind.replace(':', '.')}"
-        roles[key] = ModelRole(key, role, spec.kind, spec.options)
+        roles[key] = ModelRole(key, role, spec.kind, spec.options, spec.checkpoint)
     return roles
 
 
@@ -143,7 +145,7 @@ class OrderBook:
         """Return the versions of heads and discriminators that judge round `index`."""
         judges = []
         for key in self.spec.judges:
-            version = state.version(key, self.spec.term(index))
+            version = state.version(key, self.spec.judge_term(index))
             if version is not None:
                 role = self.roles[key]
                 judges.append(
@@ -243,6 +245,7 @@ class OrderBook:
             "role": role.role,
             "kind": role.kind,
             "options": dict(role.options),
+            "given": str(role.checkpoint) if role.checkpoint else None,
             "parent": parent.checkpoint if parent else None,
             "parent_term": parent.term if parent else 0,
             "reference": self.reference,
@@ -253,7 +256,9 @@ class OrderBook:
             "stable_ev_per_atom": learn.stable_ev_per_atom,
             "max_reference": learn.max_reference,
             "gate_tolerance": learn.gate_tolerance,
-            "split_seed": derive_seed(self.config.seed, "split"),
+            "split_seed": derive_seed(
+                self.config.seed if learn.split_seed is None else learn.split_seed, "split"
+            ),
             "seed": derive_seed(self.config.seed, "train", action.model, action.term),
             "folder": str(self.folder.models / f"{action.model}-t{action.term:04d}"),
         }

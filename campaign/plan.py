@@ -67,12 +67,21 @@ class Spec:
     """Labels' jobs share the memory of one machine: one that lacked it has the pool to itself."""
 
     def term(self, index: int) -> int:
-        """Return the term of the models that sample and judge round `index`."""
+        """Return the term of round `index`: it may know the labels of the rounds before."""
         return max(0, index - self.config.acquisition.lookahead_rounds)
 
     def generator_term(self, index: int) -> int:
         """Return the term of the generators that sample round `index`: the first one if they do not learn."""
-        return self.term(index) if self.config.learn.generators else 0
+        return self.term(index) if self.generators_learn else 0
+
+    def judge_term(self, index: int) -> int:
+        """Return the term of the models that judge round `index`: the first one if they do not learn."""
+        return self.term(index) if self.config.learn.retrain else 0
+
+    @property
+    def generators_learn(self) -> bool:
+        """Whether labels teach the generators."""
+        return self.config.learn.retrain and self.config.learn.generators
 
     def pending(self, index: int) -> range:
         """Return the rounds whose choices round `index` knows, and whose labels it may not know."""
@@ -85,6 +94,9 @@ class Spec:
     def batches(self, current: RoundState) -> list[tuple[str, int, int, int]]:
         """Return (batch name, generator number, crystals asked, seed) of every sampling task of a round."""
         config, index = self.config, current.index
+        sampled = config.acquisition.sampled_rounds
+        if sampled is not None and index >= sampled:
+            return []
         shares = current.shares or tuple(generator.share for generator in config.generators)
         asked, total, result, done = config.acquisition.candidates_per_round, sum(shares), [], 0.0
         for number, share in enumerate(shares):
@@ -209,12 +221,12 @@ def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     yield from _label_tasks(state, begin=not reason, one_machine=spec.one_machine)
     if reason:
         return
-    yield from _training(state, spec.generators, learn=spec.config.learn.generators)
+    yield from _training(state, spec.generators, learn=spec.generators_learn)
     for current in _open_rounds(state):
         yield from _sampling(current, spec)
         yield from _screening(current, state, spec)
         yield from _scoring(current, state, spec)
-    yield from _training(state, spec.judges, learn=True)
+    yield from _training(state, spec.judges, learn=spec.config.learn.retrain)
 
 
 def _label_tasks(state: CampaignState, *, begin: bool, one_machine: bool) -> Iterator[Action]:
@@ -338,7 +350,7 @@ def _compared_before(state: CampaignState, index: int, segment: int) -> bool:
 
 
 def _judges_decided(state: CampaignState, spec: Spec, index: int) -> bool:
-    return all(state.decided(key, spec.term(index)) for key in spec.judges)
+    return all(state.decided(key, spec.judge_term(index)) for key in spec.judges)
 
 
 def _scoring(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[Action]:

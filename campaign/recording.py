@@ -124,7 +124,7 @@ class Recorder:
 
     def scored(self, action: Score, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
         """Write what heads and discriminators said, then tick the chunk off."""
-        term = self.spec.term(action.round)
+        term = self.spec.judge_term(action.round)
         versions = {key: state.version(key, term) for key in self.spec.judges}
         judged_by = {key: version.id for key, version in versions.items() if version is not None}
         updates = [

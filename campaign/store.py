@@ -73,7 +73,10 @@ class CampaignStore:
             from campaign.storage.sqlite_documents import SqliteDocuments
 
             path = embedded_path(config, run_dir)
-            documents, location = SqliteDocuments(path, read_only=read_only), str(path)
+            documents, location = (
+                SqliteDocuments(path, read_only=read_only, durable=config.durable),
+                str(path),
+            )
         else:
             from campaign.storage.credentials import redact
             from campaign.storage.mongo_documents import MongoDocuments

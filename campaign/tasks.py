@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 Task = dict[str, Any]
 Result = dict[str, Any]
@@ -127,9 +130,13 @@ def score(task: Task) -> Result:
     """
     from pymatgen.core import Structure
 
+    return judged(task, [Structure.from_dict(one["structure"]) for one in task["items"]])
+
+
+def judged(task: Task, structures: Sequence[Structure]) -> Result:
+    """Return what `score` does; its crystals are at hand."""
     from campaign.judging import Judges
 
-    structures = [Structure.from_dict(one["structure"]) for one in task["items"]]
     judges = Judges(task["judges"], task["reference"])
     predictions = judges.predictions(structures)
     probabilities = judges.first_probability(structures)

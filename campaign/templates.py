@@ -12,6 +12,7 @@ TEMPLATES = {
     "quickstart": "Ca-Mg-Si silicides with GPAW, minutes on two cores",
     "laptop": "the same chemistry with every block written out, a larger hunt for a workstation",
     "parquet": "your own reference crystals from Parquet files, hull included",
+    "benchmark": "retrospective campaigns on crystals whose truth is known, for `campaign benchmark`",
     "csp": "crystal-structure prediction: one formula, its ground state or polymorphs",
 }
 """Template name -> what it is."""

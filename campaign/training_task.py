@@ -54,6 +54,8 @@ def train_model(task: Mapping[str, Any]) -> dict[str, Any]:
     """
     from models.errors import TrainingDataError
 
+    if task["parent"] is None and task["given"] is not None:
+        return _given_version(task)
     sets = training_sets(task)
     try:
         if task["parent"] is None:
@@ -81,12 +83,12 @@ def training_sets(task: Mapping[str, Any]) -> Sets:
     from pymatgen.core import Structure
 
     from campaign.references.catalogue import load_prepared
-    from campaign.references.hull import ReferenceHull
+    from campaign.references.hull import hull_of
     from models.data import LabelledStructure
     from models.splitting import split_by_composition
 
     reference = load_prepared(Path(task["reference"]), task["exclude"])
-    hull = ReferenceHull(reference.hull_entries)
+    hull = hull_of(reference)
     known = [
         LabelledStructure(structure, _properties(energy, above, task["stable_ev_per_atom"]))
         for structure, energy, above in _reference_rows(reference, hull, task)
@@ -172,6 +174,16 @@ def _first_fit(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
     return _kept(
         task, model, [], {}, metrics, promoted=True, verdict="first version, fitted on the reference"
     )
+
+
+def _given_version(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Take a checkpoint that the user gave as the first version."""
+    from models.checkpoint import folder_sha256
+
+    given = Path(task["given"])
+    model = model_class(task["role"], task["kind"]).load(given)
+    verdict = f"first version, read from {given} (sha256 {folder_sha256(given)})"
+    return _kept(task, model, [], {}, {}, promoted=True, verdict=verdict)
 
 
 def _fine_tune_judge(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:

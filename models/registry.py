@@ -16,6 +16,7 @@ GENERATORS: dict[str, str] = {
     "wycryst": "models.generators.wycryst.generator:WyCrystGenerator",
     "ftcp": "models.generators.ftcp.generator:FTCPGenerator",
     "substitution": "models.generators.substitution:SubstitutionGenerator",
+    "pool": "models.generators.pool:PoolGenerator",
 }
 """Models that propose crystals."""
 

@@ -18,6 +18,7 @@ from campaign.acquisition.beliefs import Array, Candidates
 from campaign.acquisition.config import AcquisitionConfig
 from campaign.acquisition.features import LENGTH, distances, kernel
 from campaign.acquisition.ranking import Ranking
+from campaign.documents import derive_seed
 
 STEEP = 2.0
 """Standard deviations of its gradient that a random function is taken to rise at the steepest."""
@@ -116,6 +117,32 @@ def choose(
         if taken[formula] >= config.max_per_formula:
             open_ &= formulas != formula
     return chosen
+
+
+def explore(
+    ranking: Ranking, n: int, chosen: Sequence[str], config: AcquisitionConfig, seed: int
+) -> list[str]:
+    """Return the ids of `n` further candidates drawn at random, beside those that were `chosen`.
+
+    Args:
+        ranking: Candidates that may have a label.
+        n: Labels wanted.
+        chosen: Ids of the batch so far; both together keep to `max_per_formula`.
+        config: Acquisition.
+        seed: Of this round's choice; a candidate's lot depends on it and on the candidate's id alone.
+    """
+    candidates = ranking.candidates
+    formula_of = dict(zip(candidates.ids, candidates.formulas, strict=True))
+    taken, found = Counter(formula_of[name] for name in chosen), list[str]()
+    for name in sorted(
+        set(candidates.ids) - set(chosen), key=lambda one: (derive_seed(seed, "explore", one), one)
+    ):
+        if len(found) == n:
+            break
+        if taken[formula_of[name]] < config.max_per_formula:
+            found.append(name)
+            taken[formula_of[name]] += 1
+    return found
 
 
 def _spread(candidates: Candidates, pending: Candidates | None, config: AcquisitionConfig) -> Spread | None:

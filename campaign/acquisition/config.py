@@ -54,6 +54,9 @@ class AcquisitionConfig(Block):
     candidates_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         200, description="Crystals sampled in a round."
     )
+    sampled_rounds: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Rounds that sample; later ones choose from the backlog alone. None: every round."
+    )
     labels_per_round: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         8, description="Candidates sent to DFT in a round."
     )
@@ -62,6 +65,11 @@ class AcquisitionConfig(Block):
         description="Rounds that may be sampled, screened and queued ahead of the labels that are still running. "
         "0 waits for each round's labels; 1 keeps the label slots filled. Choices depend on this number and the "
         "seed, never on timing.",
+    )
+    explore_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Part of a round's labels that is drawn at random from the candidates that may have one, whatever "
+        "the policy thinks of them.",
     )
     max_per_formula: Annotated[int, Field(ge=1)] = Field(
         2, description="Most candidates of one reduced formula in one round's selection."

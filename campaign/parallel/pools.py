@@ -31,6 +31,9 @@ from campaign.site_sizes import PoolSize
 
 PoolKind = Literal["parsl", "processes", "threads"]
 
+PoolMaker = Callable[[Site], Pools]
+"""What starts pools of another kind: those of `campaign benchmark` have an oracle among their workers."""
+
 _NODE_LOST = {
     "BrokenProcessPool", "BrokenExecutor", "WorkerLost", "ManagerLost", "PoolLostError", "BadStateException",
     "VersionMismatch",

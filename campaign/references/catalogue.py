@@ -140,7 +140,7 @@ def load_prepared(path: str | Path, exclude: Sequence[str] = ()) -> ReferenceSet
             cure="run the campaign from its run folder again",
         )
     stat = path.stat()
-    return _load_without(path, stat.st_mtime_ns, stat.st_size, tuple(exclude))
+    return _load_without(_content(path, stat.st_mtime_ns, stat.st_size), tuple(exclude))
 
 
 def file_sha256(path: Path) -> str:
@@ -149,23 +149,37 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@functools.lru_cache(maxsize=4)
-def _load_without(path: Path, mtime_ns: int, size: int, exclude: tuple[str, ...]) -> ReferenceSet:
-    return _load(path, mtime_ns, size).without_crystals_of(exclude)
+@dataclasses.dataclass(frozen=True)
+class _Content:
+    """What a prepared file holds; files of equal bytes are one to the caches below."""
+
+    sha256: str
+    path: Path = dataclasses.field(compare=False)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: Path, mtime_ns: int, size: int) -> ReferenceSet:  # noqa: ARG001 - parts of the cache's key
-    from campaign.references import parse as reference_parse
+def _load_without(content: _Content, exclude: tuple[str, ...]) -> ReferenceSet:
+    return _load(content).without_crystals_of(exclude)
 
+
+@functools.lru_cache(maxsize=64)
+def _content(path: Path, mtime_ns: int, size: int) -> _Content:  # noqa: ARG001 - parts of the cache's key
+    content = _Content(file_sha256(path), path)
     checksum = path.with_name(f"{path.name}.sha256")
-    if checksum.is_file() and checksum.read_bytes().split()[:1] != [file_sha256(path).encode()]:
+    if checksum.is_file() and checksum.read_bytes().split()[:1] != [content.sha256.encode()]:
         raise ReferenceDataError(
             "the prepared reference does not match its checksum",
             value=str(path),
             cure=f"delete it together with {checksum.name}; the next launch or resume prepares it again",
         )
-    table = reference_parse.open_parquet(path)
+    return content
+
+
+@functools.lru_cache(maxsize=4)
+def _load(content: _Content) -> ReferenceSet:
+    from campaign.references import parse as reference_parse
+
+    table = reference_parse.open_parquet(content.path)
     meta = json.loads((table.schema.metadata or {}).get(b"campaign_reference", b"{}"))
     if meta.get("format") != FORMAT:
         raise ReferenceDataError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,8 @@ class ReferenceHull:
             system = frozenset(element.symbol for element in composition)
             self._phases.setdefault(system, []).append(_Phase(entry, composition, _energy(entry)))
         self._diagrams: dict[frozenset[str], PhaseDiagram] = {}
+        self._energies: dict[str, float] = {}
+        """Formula -> energy of the hull [eV/atom], of compositions that were asked for."""
 
     @property
     def elements(self) -> frozenset[str]:
@@ -90,15 +92,27 @@ class ReferenceHull:
             )
 
     def hull_energy_per_atom(self, composition: Composition) -> float:
-        """Return the hull's formation energy at a composition [eV/atom].
+        """Return the hull's formation energy at a composition [eV/atom]; worked out once for each.
 
         Raises:
             ReferenceDataError: A terminal element is missing.
         """
-        symbols = frozenset(element.symbol for element in composition)
-        diagram = self._diagram(symbols)
-        fractions = composition.element_composition.fractional_composition
-        return float(diagram.get_hull_energy_per_atom(fractions))
+        formula = composition.reduced_formula
+        energy = self._energies.get(formula)
+        if energy is None:
+            diagram = self._diagram(frozenset(element.symbol for element in composition))
+            fractions = composition.element_composition.fractional_composition
+            energy = self._energies[formula] = float(diagram.get_hull_energy_per_atom(fractions))
+        return energy
+
+    @property
+    def known_energies(self) -> dict[str, float]:
+        """Formula -> energy of the hull [eV/atom], of the compositions that were asked for so far."""
+        return dict(self._energies)
+
+    def remember(self, energies: Mapping[str, float]) -> None:
+        """Take over the `known_energies` of a hull of the same phases, so that they are not worked out again."""
+        self._energies.update(energies)
 
     def e_above_hull(self, composition: Composition, formation_energy_per_atom: float) -> float:
         """Return the energy above the reference hull [eV/atom]; negative below it.

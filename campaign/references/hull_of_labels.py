@@ -30,6 +30,25 @@ class Judgement:
     """[eV/atom]; negative below the reference hull."""
 
 
+class GivenHull:
+    """The hull of the reference data, for labels whose energies are formation energies on its scale.
+
+    Args:
+        hull: Of the reference.
+    """
+
+    def __init__(self, hull: ReferenceHull) -> None:
+        self._hull = hull
+
+    def judge(self, composition: Composition, result: Mapping[str, Any]) -> Judgement:
+        """Return formation energy and hull distance of a label's result."""
+        formation = float(result["energy_per_atom"])
+        try:
+            return Judgement(formation, self._hull.e_above_hull(composition, formation))
+        except ReferenceDataError:
+            return Judgement(formation, None)
+
+
 class EngineHull:
     """Energies of elements, and of the phases that span the hull, on an engine's scale.
 

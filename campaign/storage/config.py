@@ -25,6 +25,11 @@ class StoreConfig(BaseModel):
     path: Path | None = Field(
         None, description="File of the embedded store; default: store.sqlite in the run's folder."
     )
+    durable: bool = Field(
+        True,
+        description="Whether the embedded store waits for the disk at every write. false: the last writes may be lost "
+        "when the machine itself goes down, though not when a process dies; for campaigns that cost nothing.",
+    )
     uri: str | None = Field(
         None,
         description="mongodb://... of the server. One with a password is never written here: env:NAME reads it "

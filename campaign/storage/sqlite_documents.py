@@ -46,10 +46,11 @@ class SqliteDocuments:
     Args:
         path: The file; made when it is missing and `read_only` is not set.
         read_only: Never create, migrate or write.
+        durable: Wait for the disk at every write.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.file = SqliteFile(path, read_only=read_only)
+    def __init__(self, path: Path, *, read_only: bool = False, durable: bool = True) -> None:
+        self.file = SqliteFile(path, read_only=read_only, durable=durable)
         self._tables: set[str] = set()
         self._indexed: set[tuple[str, str]] = set()
 

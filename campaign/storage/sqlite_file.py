@@ -1,7 +1,8 @@
 """One SQLite file of the embedded store: opening, locking, transactions, and what its errors mean.
 
-Durability: write-ahead log with synchronous=FULL, so every commit is on the disk when it returns. Readers in
-other processes never wait for the writer. The file must lie on a local disk: the log uses shared memory.
+Durability: write-ahead log with synchronous=FULL, so every commit is on the disk when it returns, unless
+`store.durable` is false. Readers in other processes never wait for the writer. The file must lie on a local disk:
+the log uses shared memory.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class SqliteFile:
     Args:
         path: The file, absolute.
         read_only: Never create, migrate or write.
+        durable: Wait for the disk at every commit; else the last ones may be lost when the machine goes down.
 
     Raises:
         StoreUnreachableError: No such file (read-only), no folder, or no permission.
@@ -41,9 +43,10 @@ class SqliteFile:
         StoreError: Not a store, or damaged.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, durable: bool = True) -> None:
         self.path = path
         self.read_only = read_only
+        self.durable = durable
         self.lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._owner_pid = -1
@@ -176,7 +179,7 @@ class SqliteFile:
                 allowed=f"format up to {FORMAT_VERSION}",
                 cure="upgrade crystal-campaign",
             )
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'OFF'}")
 
 
 def _marks(connection: sqlite3.Connection) -> tuple[int, int, int]:
