@@ -49,6 +49,7 @@ class PbsQueue:
     """
 
     provider = "pbs"
+    keeps_ended = False
 
     def __init__(self) -> None:
         missing = [name for name in ("qsub", "qselect", "qstat", "qdel") if shutil.which(name) is None]

@@ -61,6 +61,8 @@ class Queue(Protocol):
     """What the pools need of a batch system."""
 
     provider: str
+    keeps_ended: bool
+    """Jobs that have ended stay until they are cancelled."""
 
     def header(self, name: str, pool: PoolConfig, size: PoolSize, output: Path) -> str:
         """Return the first lines of a job's script: what it asks for."""
