@@ -54,7 +54,7 @@ class Left:
     """What was found; documents as they lie in the store."""
 
     labels: Sequence[Document] = ()
-    """Open labels that have jobs."""
+    """Labels that have jobs: open ones, and failed ones of whose jobs some were running."""
     traces: Mapping[tuple[str, str, int], Trace] = field(default_factory=dict)
     """(label, job, index) -> trace."""
     unsettled: Mapping[str, str] = field(default_factory=dict)
@@ -94,7 +94,10 @@ def read_left(store: CampaignStore, work: Path, remains: Mapping[str, Remains]) 
         work: Folder of the jobs' folders.
         remains: See `Left`.
     """
-    states = {"$in": [LabelStatus.QUEUED.value, LabelStatus.RUNNING.value]}
+    sought: list[Document] = [
+        {"state": {"$in": [LabelStatus.QUEUED.value, LabelStatus.RUNNING.value]}},
+        {"state": LabelStatus.FAILED.value, "jobs.state": LabelStatus.RUNNING.value},
+    ]
     fields = [
         "_id",
         "state",
@@ -106,7 +109,7 @@ def read_left(store: CampaignStore, work: Path, remains: Mapping[str, Remains]) 
         "core_hours",
         "structure",
     ]
-    labels = [one for one in store.query("labels", {"state": states}, fields=fields) if one.get("jobs")]
+    labels = [one for kind in sought for one in store.query("labels", kind, fields=fields) if one.get("jobs")]
     unsettled = _unsettled(store)
     owned = store.query(
         "labels",
@@ -129,7 +132,8 @@ def read_left(store: CampaignStore, work: Path, remains: Mapping[str, Remains]) 
 def decide(left: Left, *, cores: int | None, current: float) -> Sweep:
     """Say what a start sets right. Pure.
 
-    Running labels and jobs are queued again. What a cut-off try has cost is known from when its worker began it and
+    Running labels and jobs are queued again; a failed label stays failed, and its jobs wait for a `campaign retry`,
+    which would otherwise take them for running. What a cut-off try has cost is known from when its worker began it and
     when its driver was last seen; it becomes an attempt that is forgiven. Candidates get the state of their label,
     where a crash fell between the two writes. Blocks of dead drivers have ended.
 
@@ -156,7 +160,12 @@ def decide(left: Left, *, cores: int | None, current: float) -> Sweep:
         labels=labels,
         candidates=_mended(left),
         blocks=ended_with_driver(left.blocks, left.remains, current),
-        adopted=[(label, trace.folder) for (label, *_), trace in left.traces.items() if trace.result],
+        adopted=[
+            (label["_id"], left.traces[label["_id"], job["uuid"], job["index"]].folder)
+            for label, job in _open_jobs(left.labels)
+            if label["state"] != LabelStatus.FAILED
+            and left.traces[label["_id"], job["uuid"], job["index"]].result
+        ],
     )
 
 
@@ -233,12 +242,13 @@ def _cut_off(label: Document, job: Document, trace: Trace, ended: float, cores: 
 
 
 def _set_back(label: Document, lost: Sequence[Document]) -> Document:
-    """Return the fields of a label that waits again, its cut-off tries noted."""
+    """Return the fields of a label whose jobs wait again, its cut-off tries noted."""
     jobs = [
         {**job, "state": LabelStatus.QUEUED.value} if job["state"] == LabelStatus.RUNNING else job
         for job in label["jobs"]
     ]
-    fields: Document = {"jobs": jobs, "state": LabelStatus.QUEUED.value}
+    failed = label["state"] == LabelStatus.FAILED
+    fields: Document = {"jobs": jobs} if failed else {"jobs": jobs, "state": LabelStatus.QUEUED.value}
     if lost:
         fields["attempts"] = [*label["attempts"], *lost]
         fields["core_hours"] = label["core_hours"] + sum(one["core_hours"] for one in lost)

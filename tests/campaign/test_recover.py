@@ -14,15 +14,20 @@ from command_line import campaign, start
 from mistakes import slow, wait_until
 from test_driver import Died, executions, labels_of, quiet, small_campaign
 
+from campaign.actions import RunJob
 from campaign.documents import LabelStatus
 from campaign.failures import causes_of
 from campaign.launch import launch
 from campaign.lease import acquire
+from campaign.recording import Recorder
 from campaign.recover import recover
+from campaign.retrying import retry_failed
 from campaign.run_folder import RunFolder
+from campaign.state import CampaignState
+from campaign.storage.config import StoreConfig
 from campaign.storage.schema import COLLECTIONS
 from campaign.store import CampaignStore
-from campaign.sweeping import Left, Trace, decide
+from campaign.sweeping import Left, Trace, decide, sweep
 
 HOUR = 3600.0
 
@@ -214,6 +219,42 @@ def test_a_try_that_is_an_attempt_already_is_not_counted_again():
 
 def test_jobs_that_outlive_their_driver_are_not_counted_as_lost():
     assert "attempts" not in swept(Trace("f", begun=3 * HOUR), cores=None)
+
+
+def test_jobs_of_a_failed_label_do_not_run_for_ever(tmp_path: Path):
+    """One job was given up while another ran; without this a live driver that is asked to retry waits for ever."""
+    jobs = [{"uuid": name, "index": 1, "name": "static", "parents": [], "state": state} for name, state in
+            (("u", "running"), ("v", "done"), ("w", "failed"), ("x", "queued"))]  # fmt: skip
+    failed = label(state="failed", jobs=jobs, purpose="follow_up", formula="CaSi", candidate_id="c",
+                   failure={"cause": "unknown"})  # fmt: skip
+    (tmp_path / "work" / "a" / "x-1").mkdir(parents=True)
+    with CampaignStore.open(StoreConfig(), tmp_path) as store:
+        store.put("labels", failed)
+        found = sweep(store, tmp_path / "work", cores=4, remains={})
+        assert (len(found.labels), found.adopted) == (1, [])
+        swept = store.get("labels", "a") or {}
+        assert swept["state"] == "failed"
+        assert [job["state"] for job in swept["jobs"]] == ["queued", "done", "failed", "queued"]
+        assert sweep(store, tmp_path / "work", cores=4, remains={}).labels == []
+        assert retry_failed(store) == ["a"]
+        again = store.get("labels", "a") or {}
+    assert [job["state"] for job in again["jobs"]] == ["queued", "done", "queued", "queued"]
+
+
+def test_a_job_that_ends_after_its_label_has_failed_does_not_label_the_candidate(tmp_path: Path):
+    jobs = [{"uuid": name, "index": 1, "name": "static", "parents": [], "state": state} for name, state in
+            (("u", "running"), ("w", "failed"))]  # fmt: skip
+    failed = label(
+        state="failed", jobs=jobs, purpose="candidate", formula="CaSi", candidate_id="c", round=0, rank=0
+    )
+    with CampaignStore.open(StoreConfig(), tmp_path) as store:
+        store.put("labels", failed)
+        store.put("flows", {"_id": "a", "jobs": jobs, "output_uuid": "w"})
+        store.put("candidates", {"_id": "c", "state": "failed"})
+        recorder = Recorder(store, "small", spec=None)  # type: ignore[arg-type]  # not asked here
+        recorder.job_done(RunJob("", None, "a", "u", 1), {"docs": []}, CampaignState())
+        assert [job["state"] for job in (store.get("labels", "a") or {})["jobs"]] == ["done", "failed"]
+        assert (store.get("candidates", "c") or {})["state"] == "failed"
 
 
 def test_candidates_get_the_state_of_their_label():
