@@ -24,6 +24,7 @@ from campaign.preparing import held_store, prepare_launch, prepare_resume
 from campaign.run_folder import RunFolder, write_atomic
 from campaign.site import load_site
 from campaign.site_driver import DriverConfig
+from campaign.validation import check_store
 
 _START_TIMEOUT_S = 600.0
 """How long a driver may take until it has the lease and its pools [s]: reading a large reference takes minutes."""
@@ -160,7 +161,10 @@ def _refuse_live_driver(folder: RunFolder, name: str) -> None:
 
 
 def _further(folder: RunFolder) -> list[str]:
+    config = folder.config()
+    risk = check_store(config, load_site(config.site, folder.path), folder.path)
     return [
+        *([f"warning: {risk}"] if risk else []),
         f"log:   {folder.driver_log}",
         f"watch: campaign status {folder.path}",
         f"stop:  campaign stop {folder.path}",

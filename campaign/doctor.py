@@ -192,10 +192,20 @@ def check_mongodb(source: str) -> list[Check]:
 
 
 def check_disk(folder: Path) -> list[Check]:
-    """Return the free space where runs are kept by default."""
+    """Return the free space where runs are kept by default, and whether an embedded store is safe there."""
+    from campaign.storage.sqlite_file import network_file_system
+
     free_gb = shutil.disk_usage(folder).free / 1e9
     found = f"{free_gb:.1f} GB free in {folder}"
-    return [Check("disk", free_gb >= NEEDED_FREE_GB, found, f"free at least {NEEDED_FREE_GB:g} GB")]
+    kind = network_file_system(folder.resolve())
+    where = "on a local disk" if kind is None else f"on a network file system ({kind})"
+    cure = (
+        "an embedded store is not safe there: put it on a local disk (store.path), or use store.kind mongodb"
+    )
+    return [
+        Check("disk", free_gb >= NEEDED_FREE_GB, found, f"free at least {NEEDED_FREE_GB:g} GB"),
+        Check("runs", kind is None, where, cure, optional=True),
+    ]
 
 
 def check_machine() -> list[Check]:

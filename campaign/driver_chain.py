@@ -23,6 +23,7 @@ from campaign.parallel.queues import Job, QueueSilentError, one_line, run_comman
 from campaign.parallel.slurm import SlurmQueue, clock
 from campaign.run_folder import RunFolder, write_atomic
 from campaign.site_driver import DriverConfig
+from campaign.storage.credentials import taken
 
 VAIN_DRIVERS = 3
 """So many drivers in a row that died young, or ended before any task did, end the chain."""
@@ -181,7 +182,7 @@ def batch_script(
 
 
 def submit_job(folder: RunFolder, *, after: str | None = None) -> str:
-    """Submit the chain's script and return the job's id.
+    """Submit the chain's script and return the job's id. The job inherits the environment, as `sbatch` passes it on.
 
     Args:
         folder: The run folder.
@@ -191,7 +192,8 @@ def submit_job(folder: RunFolder, *, after: str | None = None) -> str:
         SiteError: Slurm refuses it.
     """
     order = [f"--dependency=afterany:{after}"] if after else []
-    done = run_command(["sbatch", "--parsable", *order, str(folder.chain_script)])
+    # A driver at work has taken its credentials out of its environment; the successor needs them too.
+    done = run_command(["sbatch", "--parsable", *order, str(folder.chain_script)], taken())
     if done.returncode:
         raise SiteError(
             "sbatch does not take the driver's job", value=one_line(done.stderr),

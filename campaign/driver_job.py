@@ -40,6 +40,9 @@ from campaign.site import load_site, pool_of, pools_with_workers
 _WAIT_S = 3 * LEASE_TTL_S
 """How long the lease of the driver before may take to expire [s]."""
 
+SUBMIT_AGAIN_S = 300.0
+"""After so long a driver tries again to submit its successor, if Slurm did not take it [s]."""
+
 
 def main() -> None:
     """Drive the campaign that the arguments name, as one job of its chain."""
@@ -70,19 +73,21 @@ def _drive(folder: RunFolder, job_id: str, kind: PoolKind) -> int:
     ended = chain.ended or _why_not_begin(chain, job_id)
     if ended:
         return _end(folder, ended, event=chain.ended is None)
-    successor = _submit_successor(folder, job_id)
+    over = threading.Event()
+    if _submit_successor(folder, job_id) is None:
+        threading.Thread(target=_keep_submitting, args=(folder, job_id, over), daemon=True).start()
     steady = threading.Timer(STEADY_S, update_chain, (folder, lambda old: old.with_job(job_id, steady=True)))
     steady.daemon = True
     steady.start()
     before = _tasks_done(folder)
     end, ended = _carry_on(folder, kind, retry=chain.retry and len(chain.jobs) == 1)
     steady.cancel()
+    over.set()
     done = _tasks_done(folder) - before
     update_chain(folder, lambda old: old.with_job(job_id, end=end, tasks=done))
     if ended:
         return _end(folder, ended, event=end == "crashed")
-    if successor is None:
-        successor = _submit_successor(folder, job_id)
+    successor = _submit_successor(folder, job_id)  # the one that waits, if there is one
     _say(f"batch job {job_id} ends ({end}); job {successor or 'none'} carries on")
     return 0
 
@@ -112,6 +117,12 @@ def _submit_successor(folder: RunFolder, job_id: str) -> str | None:
         _say(f"no successor yet: {error.one_line()}")
         return None
     return after[-1].id if after else None
+
+
+def _keep_submitting(folder: RunFolder, job_id: str, over: threading.Event) -> None:
+    """Try again until there is a successor: a driver that is killed meanwhile would have none."""
+    while not over.wait(SUBMIT_AGAIN_S) and _submit_successor(folder, job_id) is None:
+        pass
 
 
 def _carry_on(folder: RunFolder, kind: PoolKind, *, retry: bool) -> tuple[End, str | None]:

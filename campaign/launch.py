@@ -168,6 +168,8 @@ def _drive(
         patience.leaving = driver.must_leave
         patience.on_wait = lambda outage: progress.on_wait(outage, driver.kept, stopping=driver.stopping)
         progress.begin(config, folder, store, dict(pools.slots))
+        for warning in store.warnings():
+            store.log_event("warning", warning)  # shown, as every event
         with _signals(driver, grace_s) as signals:
             reason = driver.run()
         status = _final_status(driver, reason)

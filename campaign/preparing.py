@@ -19,7 +19,7 @@ from campaign.site import load_site
 from campaign.storage.outages import Outage, Patience
 from campaign.store import CampaignStore
 from campaign.store_claims import claim_store, refuse_lost_store, refuse_other_campaign
-from campaign.validation import check_engine
+from campaign.validation import check_engine, check_store
 
 if TYPE_CHECKING:
     from campaign.references.entries import ReferenceSet
@@ -44,7 +44,9 @@ def prepare_launch(config_file: Path, run_dir: Path | None) -> tuple[CampaignCon
     config = with_absolute_paths(config, base)
     folder = RunFolder(run_dir.resolve()) if run_dir else default_run_folder(config_file, config)
     check_components(config)
-    check_engine(config, load_site(config.site, base))
+    site = load_site(config.site, base)
+    check_engine(config, site)
+    check_store(config, site, folder.path)
     if folder.config_file.exists():
         refuse_second_launch(folder)
     reference = reference_of(config, base)
@@ -74,7 +76,9 @@ def prepare_resume(
         if launched is not None:
             refuse_changes(config_document(launched), config, edited)
     check_components(config)
-    check_engine(config, load_site(config.site, folder.path))
+    site = load_site(config.site, folder.path)
+    check_engine(config, site)
+    check_store(config, site, folder.path)
     refuse_lost_store(config, folder)
     return config, folder, launched
 

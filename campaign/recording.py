@@ -180,7 +180,9 @@ class Recorder:
             failure = {"cause": "unknown", "message": message, "detail": ""}
             fields |= {"state": LabelStatus.FAILED.value, "failure": failure, "ended": now()}
             return self._ended(label, action.label, fields, CandidateStatus.FAILED, state)
-        return self._ended(label, action.label, fields, CandidateStatus.LABELLED, state)
+        given_up = label["state"] == LabelStatus.FAILED  # this job ran on when another one had failed
+        outcome = CandidateStatus.FAILED if given_up else CandidateStatus.LABELLED
+        return self._ended(label, action.label, fields, outcome, state)
 
     def job_failed(
         self, action: RunJob, result: Mapping[str, Any], labels: LabelsConfig, state: CampaignState

@@ -238,7 +238,8 @@ def _lease_words(driver: Holder | None) -> str:
 def _claim_words(label: Mapping[str, Any]) -> str:
     running = sum(job["state"] == LabelStatus.RUNNING for job in label["jobs"])
     who = f"candidate {label['candidate_id']}" if label["purpose"] == "candidate" else label["purpose"]
-    return f"{label['formula']} (label {label['_id']}, {who}): running -> queued, {running} jobs"
+    what = "failed, and stays so" if label["state"] == LabelStatus.FAILED else "running -> queued"
+    return f"{label['formula']} (label {label['_id']}, {who}): {what}, {running} jobs"
 
 
 def _block_words(block: Mapping[str, Any], remains: Remains) -> str:

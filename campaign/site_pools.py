@@ -90,6 +90,12 @@ class BatchKeys(BaseModel):
         default=2.0, description="How often the batch system is asked, once for all pools [s]."
     )
 
+    lost_after_seconds: Annotated[int, Field(ge=20)] = Field(
+        default=180,
+        description="Workers on another node that were not heard of for so long are lost, and so is the driver to "
+        "them [s]; a network or a driver's machine may hang for as long. Where the job has ended, 20 s suffice.",
+    )
+
     @property
     def grace(self) -> float:
         """Seconds before the end of a block in which it takes no task."""

@@ -126,15 +126,10 @@ class CampaignStore:
         """Return what is risky about where the store lies, one sentence each."""
         if self.config.kind == "mongodb":
             return []
-        from campaign.storage.sqlite_file import network_file_system
+        from campaign.storage.sqlite_file import network_risk
 
-        kind = network_file_system(Path(self.location))
-        if kind is None:
-            return []
-        return [
-            f"the embedded store {self.location} lies on a network file system ({kind}), where its locks "
-            "are not safe: put it on a local disk (store.path), or use store.kind mongodb"
-        ]
+        risk = network_risk(Path(self.location))
+        return [risk] if risk else []
 
     def check_version(self) -> None:
         """Raise StoreVersionError when a newer version of this software wrote the store."""

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from campaign.components import check_components, expected_load, reference_of, spec_of
 from campaign.config import CampaignConfig, load_config
-from campaign.errors import ComponentError
+from campaign.errors import ComponentError, StoreError
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
 from campaign.parallel.pooling import site_sizes
 from campaign.run_folder import default_run_folder, located_store
 from campaign.site import Site, load_site
-from campaign.store import CampaignStore
+from campaign.storage.sqlite_file import network_risk
+from campaign.store import CampaignStore, embedded_path
 
 SHOWN_SET_ASIDE = 5
 """Items of the reference that could not be used and are named; all are counted."""
@@ -46,6 +47,26 @@ def check_engine(config: CampaignConfig, site: Site) -> str:
             what = f"does not work here ({what}), perhaps on the site's workers"
         found = found or what
     return found
+
+
+def check_store(config: CampaignConfig, site: Site, run_dir: Path) -> str | None:
+    """Return what is risky about where the documents will lie, None where nothing is.
+
+    Raises:
+        StoreError: The embedded store would lie on a network file system, and drivers in batch jobs, each on a node of
+            its own, would meet in it.
+    """
+    if config.store.kind != "embedded":
+        return None
+    path = embedded_path(config.store, run_dir)
+    risk = network_risk(path)
+    if risk and site.driver is not None:
+        raise StoreError(
+            "drivers in batch jobs run on many nodes, and the locks of an embedded store are not safe on a network "
+            "file system", value=str(path),
+            cure="use store.kind mongodb, or leave the block `driver` out of the site file",
+        )  # fmt: skip
+    return risk
 
 
 def validate(file: Path) -> Iterator[str]:
@@ -82,7 +103,11 @@ def validate(file: Path) -> Iterator[str]:
         with CampaignStore.open(located_store(config), base, read_only=True):
             yield "store: the MongoDB server answers"
     else:
-        yield f"store: embedded, in {config.store.path or default_run_folder(file, config).path / 'store.sqlite'}"
+        run_dir = default_run_folder(file, config).path
+        risk = check_store(config, site, run_dir)
+        yield f"store: embedded, in {config.store.path or run_dir / 'store.sqlite'}"
+        if risk:
+            yield f"  warning: {risk}"
     tasks = ", ".join(f"{kind} {number}" for kind, number in load.tasks.items())
     yield f"a round: at most {tasks} tasks; labels about {load.label_core_hours:.2f} core-hours"
     yield (

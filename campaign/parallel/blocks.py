@@ -7,7 +7,7 @@ import platform
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -112,6 +112,7 @@ class BlockKeeper:
             managers[manager["block_id"]].append(manager)
             self._answered.add(manager["block_id"])
         self._answered.update(self.executor.connected_blocks())
+        self._hold_ended(managers)
         statuses = dict(self.executor.status_facade)
         views = [BlockView(block_id, "ended", failed=why) for block_id, why in self._refused.items()]
         for block_id in list(self._records):
@@ -124,6 +125,13 @@ class BlockKeeper:
                     self._ended_views[block_id] = view  # for good: its log is read no more
             views.append(view)
         return sorted(views, key=lambda view: int(view.block_id))
+
+    def _hold_ended(self, managers: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Hold managers whose job is over: they get no more tasks, and their silence is believed soon."""
+        for block_id, ones in managers.items():
+            record = self._records.get(block_id)
+            if record is not None and record.state == "ended" and any(one["active"] for one in ones):
+                self.executor._hold_block(block_id)
 
     def _noted(self, block_id: str, status: JobStatus) -> Block:
         """Return a block's record after it was brought up to date."""

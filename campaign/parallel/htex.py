@@ -22,13 +22,14 @@ from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
 
 from campaign.parallel import block_start
 from campaign.parallel.processes import detached_command, warden_command
-from campaign.parallel.providers import LocalBlocks, QueueBlocks
+from campaign.parallel.providers import AllocationBlocks, LocalBlocks, QueueBlocks
 from campaign.site_sizes import PoolSize
 
 HEARTBEAT_PERIOD_S = 3
 """How often a manager looks after its workers: a dead one is reported within this time."""
 HEARTBEAT_THRESHOLD_S = 20
-"""Silence after which a manager counts as lost; workers on contended cores may be late by several seconds."""
+"""Silence after which a manager on this machine counts as lost; on contended cores one may be late by several seconds.
+On other nodes the site says it (`lost_after_seconds`): a hitch of the network must not end what runs there."""
 ANSWER_S = 60.0
 """How long the interchange may take to answer before it counts as lost [s]."""
 
@@ -73,6 +74,11 @@ def executor_of(
     start = f"{python} -P {shlex.quote(str(block_start.__file__))} -- "
     command = start + DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", worker_pool, 1)
     here = provider.beside_driver
+    silence_s = (
+        provider.pool.lost_after_seconds
+        if isinstance(provider, AllocationBlocks | QueueBlocks)
+        else HEARTBEAT_THRESHOLD_S
+    )
     return PoolExecutor(
         label=name,
         address=address,
@@ -92,7 +98,7 @@ def executor_of(
         mem_per_worker=size.memory_gb_per_worker,
         available_accelerators=list(size.accelerators),
         heartbeat_period=HEARTBEAT_PERIOD_S,
-        heartbeat_threshold=HEARTBEAT_THRESHOLD_S,
+        heartbeat_threshold=silence_s,
         block_error_handler=False,
         encrypted=True,
     )

@@ -23,6 +23,8 @@ from campaign.parallel.placement import Room, place  # noqa: E402  (found only n
 
 LOOKED_AT = 1000
 """Tasks that are looked at for one placement, first come first; more would only cost time."""
+HELD_SILENT_S = 20.0
+"""Silence after which a held manager counts as lost [s]: its block is to end, or the batch system says that it has."""
 
 
 class PlacingInterchange(Interchange):
@@ -46,6 +48,13 @@ class PlacingInterchange(Interchange):
         # A task that fits nowhere now will not fit later either: what is left waits for news.
         interesting_managers.clear()
         self._queued = len(self.pending_task_queue)
+
+    def expire_bad_managers(self, interesting_managers: set[bytes], monitoring_radio: Any) -> None:
+        """Give up managers that are silent for too long, with their tasks; held ones soon."""
+        for record in self._ready_managers.values():
+            if not record["active"] and time.time() - record["last_heartbeat"] > HELD_SILENT_S:
+                record["last_heartbeat"] = 0.0  # longer ago than any threshold
+        super().expire_bad_managers(interesting_managers, monitoring_radio)
 
     def _place_tasks(self, monitoring_radio: Any) -> None:
         now = time.time()

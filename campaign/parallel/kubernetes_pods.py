@@ -6,6 +6,7 @@ the same path, and a way to the driver's address. The package `kubernetes` is op
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import time
@@ -14,13 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from campaign.errors import SiteError
-from campaign.parallel.queues import Job, JobState, QueueSilentError, SubmissionError, one_line
+from campaign.parallel.queues import (
+    ANSWER_S,
+    Job,
+    JobState,
+    QueueSilentError,
+    SubmissionError,
+    job_prefix,
+    one_line,
+)
 from campaign.site_pools import KubernetesKeys, PoolConfig
 from campaign.site_sizes import PoolSize, gpus_asked
 
 APP = "crystal-campaign"
 """Label `app` of all our pods."""
 _ENDS_WITHIN_S = 10
+_ANSWER_S = (5.0, ANSWER_S)
+"""How long a connection, and then each answer, may take [s]; the package itself would wait for ever."""
+_KEPT_S = 300.0
+"""How long a pod stays listed after its end was seen [s], for the record; the cluster keeps thousands of them."""
+_TIDIED = 50  # pods that one listing deletes at most: each is a call
 _PASSING = {429, 500, 502, 503, 504}
 
 
@@ -32,6 +46,7 @@ class KubernetesQueue:
     """
 
     provider = "kubernetes"
+    keeps_ended = True
 
     def __init__(self, keys: KubernetesKeys) -> None:
         try:
@@ -51,15 +66,20 @@ class KubernetesQueue:
                 "no Kubernetes cluster is configured here", value=one_line(str(error)),
                 cure="set KUBECONFIG, or start the driver in a pod with a service account",
             ) from error  # fmt: skip
-        self._api: Any = client.CoreV1Api()
+        configuration = client.Configuration.get_default_copy()
+        configuration.retries = False  # whoever asks tries again
+        self._api: Any = client.CoreV1Api(client.ApiClient(configuration))
         self._error: Any = client.ApiException
         self._keys = keys
         self._asked: dict[str, tuple[PoolConfig, PoolSize]] = {}
         self._serial = 0
+        self._prefixes: set[str] = set()
+        self._ended: dict[str, float] = {}
 
     def header(self, name: str, pool: PoolConfig, size: PoolSize, output: Path) -> str:
         """Return the first lines of a pod's script; what it asks for is in the pod's manifest."""
         self._asked[name] = pool, size
+        self._prefixes.add(job_prefix(name.split("-")[1]))
         return f'#!/bin/bash\nexec >"{output}.stdout" 2>"{output}.stderr"'
 
     def check(self, script: Path) -> None:
@@ -73,26 +93,43 @@ class KubernetesQueue:
             name, f"{time.time():.0f}-{self._serial}", script, pool=pool, size=size, keys=self._keys
         )
         try:
-            self._api.create_namespaced_pod(self._keys.namespace, pod)
+            self._api.create_namespaced_pod(self._keys.namespace, pod, _request_timeout=_ANSWER_S)
         except Exception as error:
             raise SubmissionError(*_said(error), passing=_passes(error)) from error
         return str(pod["metadata"]["name"])
 
     def jobs(self) -> dict[str, Job]:
-        """Return the pods of all our campaigns."""
+        """Return the pods of all our campaigns; those of a campaign that works here go minutes after their end."""
         try:
-            listed = self._api.list_namespaced_pod(self._keys.namespace, label_selector=f"app={APP}")
+            listed = self._api.list_namespaced_pod(
+                self._keys.namespace, label_selector=f"app={APP}", _request_timeout=_ANSWER_S
+            )
         except Exception as error:
             raise QueueSilentError(*_said(error)) from error
-        return {pod.metadata.name: _job_of(pod) for pod in listed.items}
+        jobs = {pod.metadata.name: _job_of(pod) for pod in listed.items}
+        self._tidy(jobs)
+        return jobs
+
+    def _tidy(self, jobs: Mapping[str, Job]) -> None:
+        """Delete pods that ended long enough ago, also those that a dead driver of the same campaign left."""
+        now = time.monotonic()
+        self._ended = {
+            name: self._ended.get(name, now)
+            for name, job in jobs.items()
+            if job.state == "ended" and job.name.startswith(tuple(self._prefixes))
+        }
+        old = [name for name, since in self._ended.items() if now - since >= _KEPT_S]
+        with contextlib.suppress(QueueSilentError):  # at the next listing
+            self.cancel(old[:_TIDIED])
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Delete pods."""
         for job_id in job_ids:
             try:
                 self._api.delete_namespaced_pod(
-                    job_id, self._keys.namespace, grace_period_seconds=_ENDS_WITHIN_S
-                )
+                    job_id, self._keys.namespace, grace_period_seconds=_ENDS_WITHIN_S,
+                    _request_timeout=_ANSWER_S,
+                )  # fmt: skip
             except self._error as error:
                 if error.status != 404:  # it has gone by itself
                     raise QueueSilentError(*_said(error)) from error

@@ -16,7 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from campaign.errors import SiteError
-from campaign.parallel.queues import Job, JobState, SubmissionError, answer, one_line, run_command
+from campaign.parallel.queues import (
+    Job,
+    JobState,
+    QueueSilentError,
+    SubmissionError,
+    answer,
+    one_line,
+    run_command,
+)
 from campaign.parallel.slurm import clock
 from campaign.site_pools import PoolConfig
 from campaign.site_sizes import PoolSize, gpus_asked
@@ -41,6 +49,7 @@ class PbsQueue:
     """
 
     provider = "pbs"
+    keeps_ended = False
 
     def __init__(self) -> None:
         missing = [name for name in ("qsub", "qselect", "qstat", "qdel") if shutil.which(name) is None]
@@ -92,14 +101,19 @@ class PbsQueue:
         return words[0]
 
     def jobs(self) -> dict[str, Job]:
-        """Return this user's jobs that wait or run."""
+        """Return this user's jobs that wait or run.
+
+        Raises:
+            QueueSilentError: PBS does not answer, or its answer cannot be read.
+        """
         listed = answer(["qselect", "-u", getpass.getuser()], "qselect").split()
         if not listed:
             return {}
         done = run_command(["qstat", "-f", "-F", "json", *listed])
-        return parse_jobs(
-            done.stdout, listed
-        )  # it fails if one of them has ended since, and prints the others
+        # It fails if one of them has ended since, and prints the others; without a server it knows nothing of any.
+        if done.returncode and any(word in done.stderr.lower() for word in _AWAY):
+            raise QueueSilentError(f"qstat: {one_line(done.stderr)}")
+        return parse_jobs(done.stdout, listed)
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Delete jobs."""
@@ -110,11 +124,17 @@ class PbsQueue:
 
 
 def parse_jobs(printed: str, listed: Sequence[str]) -> dict[str, Job]:
-    """Return the jobs that `qstat -f -F json` prints, by the ids as `qselect` gave them. Pure."""
+    """Return the jobs that `qstat -f -F json` prints, by the ids as `qselect` gave them. Pure.
+
+    Raises:
+        QueueSilentError: It is no such answer, so that nothing is known of any job.
+    """
     try:
-        jobs = json.loads(printed or "{}").get("Jobs", {})
-    except ValueError:
-        jobs = {}
+        jobs = dict(json.loads(printed, strict=False).get("Jobs", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise QueueSilentError(
+            f"qstat: its answer cannot be read: {one_line(printed) or 'nothing'}"
+        ) from error
     found = {}
     for job_id in listed:
         job = jobs.get(job_id) or next((one for key, one in jobs.items() if job_id.startswith(key)), None)

@@ -219,9 +219,10 @@ class QueueBlocks(ExecutionProvider):
 
     def cancel_all(self) -> None:
         """End every job that has our name: also one whose submission was interrupted."""
+        queue = self.queue.queue
         try:
-            named = [job for job in self.queue.queue.jobs().values() if job.name == self.name]
-            self.queue.queue.cancel([job.job_id for job in named if job.state != "ended"])
+            named = [job for job in queue.jobs().values() if job.name == self.name]
+            queue.cancel([job.job_id for job in named if job.state != "ended" or queue.keeps_ended])
         except QueueSilentError as error:
             log.warning("jobs may be left: %s", error)
 

@@ -61,6 +61,8 @@ class Queue(Protocol):
     """What the pools need of a batch system."""
 
     provider: str
+    keeps_ended: bool
+    """Jobs that have ended stay until they are cancelled."""
 
     def header(self, name: str, pool: PoolConfig, size: PoolSize, output: Path) -> str:
         """Return the first lines of a job's script: what it asks for."""
@@ -168,8 +170,10 @@ def answer(words: Sequence[str], what: str) -> str:
     return done.stdout
 
 
-def run_command(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command of a batch system; one that hangs fails.
+def run_command(
+    words: Sequence[str], environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of a batch system, with further variables in its environment; one that hangs fails.
 
     A driver may itself run in a job: what that job was given (its end, its devices, its shape) must not be handed on to
     the jobs that it submits.
@@ -179,7 +183,7 @@ def run_command(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
         for name, value in os.environ.items()
         if name not in DEVICES and (not name.startswith("SLURM_") or name == "SLURM_CONF")
     }
-    plain |= {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+    plain |= {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard", **(environment or {})}
     try:
         return subprocess.run(
             list(words), capture_output=True, text=True, timeout=ANSWER_S, check=False, env=plain,

@@ -47,6 +47,7 @@ class SlurmQueue:
     """
 
     provider = "slurm"
+    keeps_ended = False
 
     def __init__(self) -> None:
         missing = [name for name in ("sbatch", "squeue", "scancel") if shutil.which(name) is None]

@@ -184,3 +184,8 @@ def take_from_environment(source: str | None) -> None:
     for name in secret_variables(source):
         if os.environ.get(name):
             _taken[name] = os.environ.pop(name)
+
+
+def taken() -> dict[str, str]:
+    """Return the variables that were taken out of the environment, for what needs them too: a driver's successor."""
+    return dict(_taken)

@@ -250,6 +250,17 @@ def explain(error: sqlite3.Error, path: Path) -> StoreError:
     return StoreError(f"the store failed: {error}", value=where)
 
 
+def network_risk(path: Path) -> str | None:
+    """Return in a sentence what is risky about a store's file there, None on a local disk."""
+    kind = network_file_system(path)
+    if kind is None:
+        return None
+    return (
+        f"the embedded store {path} lies on a network file system ({kind}), where its locks are not safe: put it on a "
+        "local disk (store.path), or use store.kind mongodb"
+    )
+
+
 def network_file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
     """Return the type of the network file system that holds a path, or None for a local disk."""
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from slurm_cluster import SlurmCluster
 from test_detaching import slow_labels, state_of
 from test_driver import executions, labels_of, small_campaign
 
-from campaign.driver_chain import Chain, ChainJob, drivers_in_vain, read_chain
+from campaign import driver_job
+from campaign.driver_chain import Chain, ChainJob, drivers_in_vain, read_chain, submit_job, update_chain
 from campaign.run_folder import RunFolder
+from campaign.storage import credentials
 
 
 @pytest.fixture
@@ -116,6 +120,55 @@ def test_drivers_that_got_somewhere_do_not_count_as_in_vain():
     assert drivers_in_vain(Chain(jobs=(*crashed[:2], too_short)), "9") == 3
     steady = crashed[1].model_copy(update={"steady": True})
     assert drivers_in_vain(Chain(jobs=(crashed[0], steady, crashed[2])), "9") == 1
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of stand-ins for Slurm's commands: `queue` holds what squeue prints, `said` what was asked."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "queue").touch()
+    scripts = {
+        "squeue": f"cat {folder}/queue",
+        "scancel": f'echo "scancel $@" >> {folder}/said',
+        "sbatch": f'env > {folder}/environment; echo "sbatch $@" >> {folder}/said; echo 8',
+    }
+    for name, line in scripts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{line}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def chain_in(folder: Path, *jobs: ChainJob) -> RunFolder:
+    """Return a run folder with the record of a chain."""
+    run = RunFolder(folder / "small")
+    update_chain(run, lambda _: Chain(jobs=jobs))
+    return run
+
+
+def test_a_successor_that_is_submitted_late_has_the_credentials_too(commands, tmp_path, monkeypatch):
+    """A driver at work has taken them out of its environment, so that no worker inherits them."""
+    monkeypatch.setattr(credentials, "_taken", {})
+    monkeypatch.setenv("CHAIN_URI", "mongodb://me:secret@db/x")
+    run = chain_in(tmp_path, ChainJob(id="7", submitted="today"))
+    credentials.take_from_environment("env:CHAIN_URI")
+    assert "CHAIN_URI" not in os.environ
+    assert submit_job(run, after="7") == "8"
+    assert "CHAIN_URI=mongodb://me:secret@db/x" in (commands / "environment").read_text().splitlines()
+    assert "secret" not in (commands / "said").read_text()
+
+
+def test_a_successor_that_slurm_did_not_take_is_submitted_again(commands, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver_job, "SUBMIT_AGAIN_S", 0.05)
+    run = chain_in(tmp_path, ChainJob(id="7", submitted="today"))
+    taken = (commands / "sbatch").read_text()
+    counted = f"echo x >> {commands}/tries; [ $(wc -l < {commands}/tries) -lt 3 ] && exit 1\n"
+    (commands / "sbatch").write_text(taken.replace("env >", counted + "env >"))
+    driver_job._keep_submitting(run, "7", threading.Event())
+    assert [job.id for job in chain_of(run).jobs] == ["7", "8"]
+    assert (commands / "tries").read_text() == "x\n" * 3
+    assert "--dependency=afterany:7" in (commands / "said").read_text()
 
 
 def test_the_record_is_json_that_people_can_read(tmp_path):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,8 +15,8 @@ import yaml
 
 from campaign.errors import SiteError
 from campaign.parallel.kubernetes_pods import KubernetesQueue
-from campaign.parallel.providers import Systems, provider_of
-from campaign.parallel.queues import SubmissionError
+from campaign.parallel.providers import QueueBlocks, Systems, provider_of
+from campaign.parallel.queues import QueueSilentError, SubmissionError
 from campaign.site import Site, size_pools
 
 SITE = Site.model_validate(
@@ -34,6 +35,12 @@ class _Api(BaseHTTPRequestHandler):
 
     pods: ClassVar[dict[str, Any]] = {}
     asked: ClassVar[list[str]] = []
+    hang: ClassVar[threading.Event | None] = None
+    """Answers wait for it."""
+
+    def parse_request(self) -> bool:
+        hang = type(self).hang
+        return super().parse_request() and (hang is None or hang.wait(60))
 
     def _answer(self, status: int, document: dict[str, Any]) -> None:
         type(self).asked.append(f"{self.command} {self.path}")
@@ -73,7 +80,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Api]]
     pytest.importorskip("kubernetes", reason="the optional package kubernetes is not installed")
     _Api.pods.clear()
     _Api.asked.clear()
-    server = HTTPServer(("127.0.0.1", 0), _Api)
+    _Api.hang = None
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Api)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     cluster = {"cluster": {"server": f"http://127.0.0.1:{server.server_port}"}, "name": "c"}
     context = {"context": {"cluster": "c", "user": "u"}, "name": "x"}
@@ -86,6 +94,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Api]]
         "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config")
     )
     yield _Api
+    if _Api.hang is not None:
+        _Api.hang.set()
     server.shutdown()
     server.server_close()
 
@@ -134,13 +144,69 @@ def test_pods_are_listed_as_jobs_and_deleted(api: type[_Api], tmp_path: Path) ->
     assert queue.jobs() == {}
 
 
+def pods_of(api: type[_Api], tmp_path: Path, *names: str) -> tuple[KubernetesQueue, list[str]]:
+    """Return a queue that works for the campaign `abc`, and pods with these names."""
+    queue, size, script = _queue(), size_pools(SITE, 2, ())["gpu"], tmp_path / "script"
+    script.write_text("exit 0", encoding="utf-8")
+    for name in names:
+        queue.header(name, SITE.pools.gpu, size, script)
+    ids = [queue.submit(script, name) for name in names]
+    queue = _queue()
+    queue.header("cg-abc-gpu-9", SITE.pools.gpu, size, script)
+    return queue, ids
+
+
+def test_ended_pods_of_the_campaign_are_deleted_after_a_while(
+    api: type[_Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of its dead drivers; none that works, and none of another campaign."""
+    queue, ids = pods_of(api, tmp_path, "cg-abc-gpu-1", "cg-abc-gpu-9", "cg-abc-dft-9", "cg-other-gpu-1")
+    ended, ended_too, works, foreign = ids
+    for name in (ended, ended_too, foreign):
+        api.pods[name]["status"] = {"phase": "Succeeded"}
+    assert queue.jobs().keys() == set(ids)
+    assert queue.jobs()[ended].state == "ended", "still there, for whoever keeps the record"
+    monkeypatch.setattr("campaign.parallel.kubernetes_pods._KEPT_S", 0.0)
+    queue.jobs()
+    assert api.pods.keys() == {works, foreign}
+    assert queue.jobs().keys() == {works, foreign}
+
+
+def test_pools_that_end_leave_no_pod(api: type[_Api], tmp_path: Path) -> None:
+    size = size_pools(SITE, 2, ())["gpu"]
+    provider = provider_of("gpu", Systems(SITE), size, identity="abc", marker="1-2.5-0")
+    provider.script_dir = str(tmp_path)
+    ended, _ = (provider.submit("exec manager", 1) for _ in range(2))
+    api.pods[ended]["status"] = {"phase": "Failed"}
+    assert isinstance(provider, QueueBlocks)
+    provider.cancel_all()
+    assert api.pods == {}
+
+
+def test_a_server_that_never_answers_is_silent_and_not_waited_for(
+    api: type[_Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, [job_id] = pods_of(api, tmp_path, "cg-abc-gpu-9")
+    monkeypatch.setattr("campaign.parallel.kubernetes_pods._ANSWER_S", (5.0, 0.3))
+    api.hang = threading.Event()
+    began = time.monotonic()
+    with pytest.raises(QueueSilentError, match="timed out"):
+        queue.jobs()
+    with pytest.raises(QueueSilentError, match="timed out"):
+        queue.cancel([job_id])
+    with pytest.raises(SubmissionError, match="timed out") as caught:
+        queue.submit(tmp_path / "script", "cg-abc-gpu-9")
+    assert caught.value.passing
+    assert time.monotonic() - began < 10
+
+
 def test_a_refusal_is_told_in_the_clusters_own_words(api: type[_Api], tmp_path: Path) -> None:
     queue = _queue()
     script = tmp_path / "script"
     script.write_text("exit 0", encoding="utf-8")
-    queue.header("forbidden", SITE.pools.gpu, size_pools(SITE, 2, ())["gpu"], script)
+    queue.header("cg-forbidden-gpu-1", SITE.pools.gpu, size_pools(SITE, 2, ())["gpu"], script)
     with pytest.raises(SubmissionError, match="is forbidden: quota") as caught:
-        queue.submit(script, "forbidden")
+        queue.submit(script, "cg-forbidden-gpu-1")
     assert not caught.value.passing
 
 

@@ -9,11 +9,12 @@ import json
 from pathlib import Path
 
 import pytest
+from parsl.jobs.states import JobState
 
 from campaign.errors import SiteError
 from campaign.parallel.pbs import PbsQueue, parse_jobs
 from campaign.parallel.providers import Systems, provider_of
-from campaign.parallel.queues import SubmissionError
+from campaign.parallel.queues import QueueSilentError, SubmissionError
 from campaign.site import Site, size_pools
 
 DFT = {
@@ -90,7 +91,32 @@ def test_jobs_are_read_and_those_that_left_the_list_are_not_there() -> None:
     assert {key: job.state for key, job in jobs.items()} == {"1.server": "running", "2.server": "queued"}
     assert jobs["1.server"].started
     assert jobs["2.server"].message == "Not Running: no nodes"
-    assert parse_jobs("", ["1.server"]) == {}
+    assert parse_jobs("{}", ["1.server"]) == {}, "an answer that can be read and names no job"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("exit 1", "cannot be read: nothing"),
+        ("echo '[1]'", r"cannot be read: \[1\]"),
+        ("""echo '{"Jobs": {"1234.server": {"job_state": "R"'""", "cannot be read"),
+        ("echo '{}'; echo 'qstat: cannot connect to server' >&2; exit 111", "cannot connect to server"),
+    ],
+)
+def test_a_qstat_that_fails_ends_no_block(commands: Path, tmp_path: Path, line: str, words: str) -> None:
+    """`qselect` names the job, so what `qstat` does not say of it is not known."""
+    size = size_pools(SITE, 2, ())["dft"]
+    provider = provider_of("dft", Systems(SITE), size, identity="abc", marker="1-2-0")
+    provider.script_dir = str(tmp_path)
+    job_id = provider.submit("exec manager", 1)
+    provider._jobs[job_id].submitted -= 60  # long ago: one that had left the list has ended
+    stand_in(commands, "qselect", f"echo {job_id}")
+    stand_in(commands, "qstat", line)
+    with pytest.raises(QueueSilentError, match=words):
+        PbsQueue().jobs()
+    assert [one.state for one in provider.status([job_id])] == [JobState.PENDING]
+    stand_in(commands, "qstat", "echo '{}'")
+    assert [one.state for one in provider.status([job_id])] == [JobState.COMPLETED]
 
 
 def test_without_pbs_here_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ from campaign.parallel.parsl_pools import ParslPools
 from campaign.parallel.queues import campaign_identity
 
 folder = Path(sys.argv[1])
-site = slurm_site(dft={"partition": "gpu", "max_blocks": 2})
+site = slurm_site(dft={"partition": "gpu", "max_blocks": 2, "lost_after_seconds": 20})
 pools = ParslPools(site, folder / "pools", campaign_identity("test", folder))
 for i in range(2):
     pools.submit("dft", run_program, 600, str(folder / f"{i}.note"))

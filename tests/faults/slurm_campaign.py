@@ -96,6 +96,7 @@ def _site(folder: Path) -> dict[str, Any]:
         "name": "testbed",
         "provider": "slurm",
         "address": "127.0.0.1",
+        "batch": {"lost_after_seconds": 20},  # faults follow one another within seconds
         "environment": {"PYTHONPATH": path, "DEVICE_LOG": str(folder / "devices.jsonl")},
         "pools": {
             "gpu": {"partition": "gpu", "gpus_per_node": 2, "accelerators": 2, "workers": 2,
