@@ -26,8 +26,8 @@ class Prepared:
     reference: Path
     pool: Path | None
     predictions: Path | None
-    documents: dict[str, dict[str, Any]]
-    """Variant -> campaign.yaml, checkpoints put in."""
+    documents: dict[int, dict[str, dict[str, Any]]]
+    """Seed -> variant -> campaign.yaml, checkpoints put in."""
 
 
 def run_benchmark(
@@ -65,7 +65,8 @@ def run_benchmark(
         yield f"{len(missing)} campaigns in {time.monotonic() - begin:.0f} s"
     outcomes = [outcome for job in jobs if (outcome := finished(job)) is not None]
     pool = load_pool(prepared.pool) if prepared.pool is not None else None
-    threshold = checked(prepared.documents[config.baseline], config.baseline).labels.stable_ev_per_atom
+    documents = prepared.documents[config.seeds[0]]
+    threshold = checked(documents[config.baseline], config.baseline).labels.stable_ev_per_atom
     yield from write_report(Findings(config, outcomes, pool, threshold), folder)
 
 
@@ -89,11 +90,15 @@ def prepare(config: BenchmarkConfig, folder: Path, workers: int) -> Prepared:
         screen_pool(pool, reference, configs.values(), workers, predictions)
     else:
         _refuse_leaks(configs)
-    trained = pretrain(configs, reference, place / "models", seed=config.training_seed, workers=workers)
-    documents = {
-        name: with_checkpoints(document, configs[name], trained[name]) for name, document in documents.items()
-    }
-    return Prepared(reference, pool, predictions, documents)
+    models, prepared = place / "models", {}
+    for seed in config.seeds:
+        of = seed if config.train_each else config.training_seed
+        trained = pretrain(configs, reference, models, seed=of, workers=workers)
+        prepared[seed] = {
+            name: with_checkpoints(document, configs[name], trained[name])
+            for name, document in documents.items()
+        }
+    return Prepared(reference, pool, predictions, prepared)
 
 
 def jobs_of(config: BenchmarkConfig, prepared: Prepared, folder: Path) -> list[Job]:
@@ -112,7 +117,7 @@ def jobs_of(config: BenchmarkConfig, prepared: Prepared, folder: Path) -> list[J
             keep=config.keep_runs,
         )
         for seed in config.seeds
-        for name, document in prepared.documents.items()
+        for name, document in prepared.documents[seed].items()
     ]
 
 

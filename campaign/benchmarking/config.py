@@ -69,6 +69,11 @@ class BenchmarkConfig(Block):
     training_seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Seed of the first versions of models, which all variants and seeds share."
     )
+    train_each: bool = Field(
+        False,
+        description="Train the first versions for every seed anew, with that seed, so that intervals over seeds tell how "
+        "much depends on the training too.",
+    )
     policies: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,30}$")], dict[str, Any]] = (
         Field(
             min_length=1,
