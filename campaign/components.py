@@ -91,6 +91,7 @@ def check_components(config: CampaignConfig) -> None:
     read_options(cls, surrogate.kind, "surrogate", surrogate.options)
     label_settings(config)
     follow_up_settings(config)
+    check_ladder(config)
     check_hull(config)
 
 
@@ -179,6 +180,42 @@ def label_cost(config: CampaignConfig) -> Callable[[int, Sequence[str]], float]:
     return cost
 
 
+def rung_costs(config: CampaignConfig) -> dict[str, Callable[[int, Sequence[str]], float]]:
+    """Return the estimate of the engine of each rung of the ladder, see `label_cost`.
+
+    Raises:
+        FlowsError: An engine is unknown or mis-optioned.
+    """
+    from flows.registry import ENGINES, build
+
+    entries = {rung.name: config.labels.follow_up(rung.name) for rung in config.labels.ladder}
+    return {
+        name: build(str(one.engine), ENGINES, "engine", dict(one.engine_options or {})).expected_core_seconds
+        for name, one in entries.items()
+    }
+
+
+def check_ladder(config: CampaignConfig) -> None:
+    """Check that every rung has settings of its own: the same label is never computed twice.
+
+    Raises:
+        ComponentError: Two have the same.
+        FlowsError: A flow or an engine is unknown or mis-optioned.
+    """
+    from flows.run import settings_hash
+
+    known, settings = {label_settings(config)[1]: "the first labels"}, follow_up_settings(config)
+    for rung in config.labels.ladder:
+        mark = settings_hash(settings[rung.name])
+        if mark in known:
+            raise ComponentError(
+                "a rung of the ladder has the flow and settings of " + known[mark],
+                value=rung.name,
+                cure="give it an engine, engine_options, a flow or flow_options of its own",
+            )
+        known[mark] = f"the rung {rung.name}"
+
+
 def follow_up_settings(config: CampaignConfig) -> dict[str, dict[str, Any]]:
     """Return the settings of each further label by its name.
 
@@ -187,7 +224,7 @@ def follow_up_settings(config: CampaignConfig) -> dict[str, dict[str, Any]]:
     """
     from flows.run import settings_of
 
-    entries = {name: config.labels.follow_up(name) for name in config.labels.then}
+    entries = {name: config.labels.follow_up(name) for name in config.labels.further}
     return {
         name: settings_of(str(one.flow), str(one.engine), dict(one.engine_options or {}), one.flow_options)
         for name, one in entries.items()

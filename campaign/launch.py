@@ -32,7 +32,7 @@ from campaign.parallel.queues import campaign_identity
 from campaign.preparing import held_store, prepare_launch, prepare_resume
 from campaign.recording import Recorder
 from campaign.recover import recover_left
-from campaign.recovery import unmade_labels
+from campaign.recovery import unmade_climbs, unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
 from campaign.refusals import refuse_changes, refuse_other_settings
 from campaign.retrying import retry_failed
@@ -202,6 +202,8 @@ def _recovered(store: CampaignStore, config: CampaignConfig, folder: RunFolder) 
     decider = Decider(store, config, spec_of(config), reference, settings, settings_hash, further)
     for index, chosen in unmade_labels(state).items():
         state = decider.make_labels(index, chosen, state)
+    for name in unmade_climbs(store):
+        state = decider.make_climbs(name, state)
     return _Start(folder, campaign, decider, state)
 
 

@@ -31,7 +31,7 @@ def check_engine(config: CampaignConfig, site: Site) -> str:
     from flows.registry import ENGINES, build
 
     labels = config.labels
-    further = [labels.follow_up(name) for name in labels.then]
+    further = [labels.follow_up(name) for name in labels.further]
     wanted = [(labels.engine, labels.engine_options)]
     wanted += [(str(one.engine), dict(one.engine_options or {})) for one in further]
     prepared = bool(site.worker_init or site.environment or site.parsl_config)

@@ -1,0 +1,148 @@
+"""What climbs the ladder: chances, learned errors, prices and shares."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from campaign.acquisition.ladder import (
+    TOP_STD_EV_PER_ATOM,
+    Account,
+    Climb,
+    Contender,
+    RungError,
+    choose_climbs,
+    done_probability,
+    learned_error,
+    stable_probability,
+)
+
+RICH = Account(fresh=1e9)
+ENERGIES = st.floats(-0.5, 0.5)
+
+
+def waits(root: str, gain: float, core_hours: float = 1.0, rung: str = "precise") -> Contender:
+    return Contender(root, rung, gain, gain, core_hours)
+
+
+def names(climbs: list[Climb]) -> list[str]:
+    return [one.contender.root for one in climbs]
+
+
+def choice(*contenders: Contender, account: Account = RICH, **said: float) -> list[str]:
+    shares = {"price": 0.0, "floor": 0.1, "share": 0.5, **said}
+    return names(choose_climbs(contenders, {}, account, **shares))
+
+
+@given(ENERGIES, ENERGIES, st.floats(0.001, 0.2), st.floats(-0.05, 0.05))
+def test_who_lies_lower_is_likelier_stable(one: float, other: float, std: float, bias: float) -> None:
+    errors = [RungError(bias, std, 0)]
+    low, high = sorted([one, other])
+    assert stable_probability(low, errors, 0.0) >= stable_probability(high, errors, 0.0)
+
+
+def test_the_chance_of_stability_is_the_normal_distributions() -> None:
+    assert stable_probability(0.0, [], 0.0) == 0.5
+    assert stable_probability(TOP_STD_EV_PER_ATOM, [], 0.0) == pytest.approx(0.158655, abs=1e-6)
+    assert stable_probability(0.03, [RungError(-0.03, 0.02, 5)], 0.0) == pytest.approx(0.5)
+    assert stable_probability(0.03, [], 0.05) > 0.5
+
+
+def test_what_is_less_sure_is_nearer_to_a_toss_up() -> None:
+    sure = stable_probability(-0.05, [RungError(0.0, 0.01, 9)], 0.0)
+    unsure = stable_probability(-0.05, [RungError(0.0, 0.01, 9), RungError(0.0, 0.05, 0)], 0.0)
+    believed = stable_probability(-0.05, [RungError(0.0, 0.01, 9)], 0.0, std=0.2)
+    assert 0.5 < believed < unsure < sure
+
+
+def test_before_any_pair_the_error_is_the_prior() -> None:
+    found = learned_error([], 0.03)
+    assert (found.bias, found.pairs) == (0.0, 0)
+    assert found.std == pytest.approx(0.03 * math.sqrt(2))  # the bias is not known either
+
+
+def test_bias_and_spread_are_learned_from_pairs() -> None:
+    pairs = [(0.01 * n, 0.01 * n + 0.02 + 0.005 * (-1) ** n) for n in range(200)]
+    found = learned_error(pairs, 0.1)
+    assert found.bias == pytest.approx(0.02, abs=2e-4)
+    assert found.std == pytest.approx(0.005, abs=0.01)
+    assert learned_error(pairs, 0.1) == learned_error(pairs[::-1], 0.1)
+    assert learned_error(pairs[:2], 0.1).std > found.std
+
+
+def test_two_lucky_pairs_do_not_make_a_rung_exact() -> None:
+    assert learned_error([(0.1, 0.1), (0.2, 0.2)], 0.03).std > 0.02
+
+
+def test_a_learned_bias_changes_who_is_likely_stable() -> None:
+    error = learned_error([(0.0, 0.1)] * 20, 0.03)
+    assert stable_probability(-0.02, [error], 0.0) < 0.05 < stable_probability(-0.02, [], 0.0)
+
+
+def test_labels_that_fail_are_worth_less() -> None:
+    assert done_probability(0, 0) == 0.9
+    assert done_probability(0, 10) < 0.5 < done_probability(10, 0)
+
+
+def test_the_likeliest_climbs_first() -> None:
+    assert choice(waits("a", 0.2), waits("b", 0.9), waits("c", 0.5)) == ["b", "c", "a"]
+
+
+def test_what_costs_less_climbs_first() -> None:
+    assert choice(waits("dear", 0.9, 10.0), waits("cheap", 0.3, 1.0)) == ["cheap", "dear"]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 100)), max_size=12), st.randoms())
+def test_the_order_of_contenders_does_not_matter(pairs: list[tuple[float, float]], dice) -> None:
+    contenders = [waits(f"{n:02d}", *pair) for n, pair in enumerate(pairs)]
+    shuffled = dice.sample(contenders, len(contenders))
+    account = Account(fresh=20.0, climbed=3.0)
+    assert choice(*contenders, account=account) == choice(*shuffled, account=account)
+
+
+@given(st.floats(0.1, 0.9), st.lists(st.floats(0.1, 50), min_size=1, max_size=20))
+def test_the_ladder_keeps_to_its_share_but_for_its_last(share: float, costs: list[float]) -> None:
+    contenders = [waits(f"{n:02d}", 1.0, cost) for n, cost in enumerate(costs)]
+    climbs = choose_climbs(contenders, {}, Account(30.0), price=0.0, floor=0.0, share=share)
+    before_last = sum(one.core_hours for one in climbs[:-1])
+    assert before_last <= share * (before_last + 30.0)
+
+
+def test_what_was_overdrawn_is_paid_for_by_later_steps() -> None:
+    phonon = waits("phonon", 1.0, 50.0)
+    assert choice(phonon, account=Account(fresh=8.0)) == ["phonon"]
+    assert choice(waits("b", 1.0), account=Account(fresh=40.0, climbed=50.0)) == []
+    assert choice(waits("b", 1.0), account=Account(fresh=56.0, climbed=50.0)) == ["b"]
+
+
+def test_what_is_pending_has_its_place_in_the_account() -> None:
+    assert Account(10.0, climbed=0.0).room(0.5) == 10.0
+    assert Account(10.0, climbed=4.0).room(0.5) == 6.0
+    assert choice(waits("a", 1.0), account=Account(10.0, climbed=10.0)) == []
+
+
+def test_beyond_its_floor_the_ladder_must_be_worth_more_than_fresh_candidates() -> None:
+    contenders = [waits("good", 0.9), waits("poor", 0.1), waits("poorer", 0.05)]
+    assert choice(*contenders, account=Account(5.0), price=0.5) == ["good"]
+    assert choice(*contenders, account=Account(5.0), price=0.05) == ["good", "poor", "poorer"]
+    # a tenth of all core-hours is the ladder's, whatever fresh candidates promise
+    assert choice(*contenders, account=Account(5.0), price=9.0) == ["good"]
+    assert choice(*contenders, account=Account(10.0), price=9.0) == ["good", "poor"]
+
+
+def test_when_no_round_is_left_everything_climbs_in_order() -> None:
+    contenders = [waits("a", 0.0), waits("b", 0.1, 1e6), waits("c", 0.9)]
+    assert choice(*contenders, account=Account(0.0), share=1.0) == ["c", "b", "a"]
+
+
+def test_references_of_a_rung_are_shared_by_those_that_wait_and_paid_by_the_first() -> None:
+    many = [waits(f"many-{n}", 0.9, 1.0, "precise") for n in range(4)]
+    alone = waits("alone", 0.9, 1.0, "other")
+    opening = {"precise": 4.0, "other": 4.0}
+    climbs = choose_climbs([*many, alone], opening, RICH, price=0.0, floor=0.1, share=0.5)
+    assert names(climbs) == ["many-0", "many-1", "many-2", "many-3", "alone"]
+    assert [one.core_hours for one in climbs] == [5.0, 1.0, 1.0, 1.0, 5.0]
+    assert climbs[0].value == pytest.approx(0.45)
