@@ -115,7 +115,7 @@ class Ladder:
         for first in self.known.firsts:
             under: Label | None = self.known.rungs.get((first["_id"], lower[-1])) if lower else first
             on = self.known.rungs.get((first["_id"], rung.name))
-            pair = [((one or {}).get("result") or {}).get("e_above_hull") for one in (under, on)]
-            if None not in pair:
-                pairs.append((float(pair[0]), float(pair[1])))
+            below, above = (((one or {}).get("result") or {}).get("e_above_hull") for one in (under, on))
+            if below is not None and above is not None:
+                pairs.append((float(below), float(above)))
         return learned_error(pairs, rung.error_ev_per_atom)
