@@ -61,7 +61,6 @@ class Climber:
             floor=labels.ladder_floor,
             share=1.0 if action.last else labels.ladder_share,
         )
-        candidates = {one["_id"]: one["candidate_id"] for one in known.firsts}
         document = LadderDocument(
             id=step_id(self.config.name, action.index),
             campaign=self.config.name,
@@ -72,7 +71,7 @@ class Climber:
                 {
                     "root": one.contender.root,
                     "rung": one.contender.rung,
-                    "label": label_id(candidates[one.contender.root], self._hash(one.contender.rung)),
+                    "label": label_id(one.contender.candidate, self._hash(one.contender.rung)),
                     "rank": place if action.last else sum(value >= one.value for value in values),
                     "stable_probability": one.contender.stable_probability,
                     "value": one.value,
@@ -182,8 +181,8 @@ class Climber:
                     ids[one["label"]] = (one["root"], one["rung"])
         rungs = self.store.query("labels", {"_id": {"$in": list(ids)}, **ended})
         return Known(
-            sorted(firsts, key=lambda one: one["_id"]),
-            {ids[one["_id"]]: one for one in sorted(rungs, key=lambda one: one["_id"])},
+            sorted(firsts, key=lambda one: one["candidate_id"]),
+            {ids[one["_id"]]: one for one in sorted(rungs, key=lambda one: one["candidate_id"])},
             climbed,
         )
 

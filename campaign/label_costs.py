@@ -39,7 +39,7 @@ class LabelCosts:
         Args:
             config: The campaign's configuration.
             estimates: Of the engine of each rung, and of that of first labels under `FIRST`.
-            ended: Labels that have ended, with `_id`, `step`, `state`, `core_hours`, `chemsys` and `n_atoms`.
+            ended: Labels that have ended, with `candidate_id`, `step`, `state`, `core_hours`, `chemsys` and `n_atoms`.
         """
         elements = config.chemistry.elements
         priors = {}
@@ -48,7 +48,7 @@ class LabelCosts:
             said = next((one.core_hours for one in config.labels.ladder if one.name == name), None)
             priors[name] = Prior(size if said is None else 3600 * said, size)
         durations = Durations(priors)
-        for one in sorted(ended, key=lambda one: one["_id"]):  # sums in one order: the last digit may matter
+        for one in sorted(ended, key=lambda one: one["candidate_id"]):  # the last digit of sums may matter
             name, spent_s = one.get("step") or FIRST, 3600 * float(one["core_hours"])
             if name in estimates and spent_s > 0:
                 size = estimates[name](one["n_atoms"], one["chemsys"].split("-"))

@@ -110,6 +110,7 @@ def done_probability(done: int, failed: int) -> float:
 class Contender:
     """A candidate that waits for a rung whose condition holds."""
 
+    candidate: str
     root: str
     """Id of its first label."""
     rung: str
@@ -171,7 +172,7 @@ def choose_climbs(
         return one.gain / (one.core_hours + shared)
 
     spent, opened, chosen = 0.0, set[str](), list[Climb]()
-    for one in sorted(contenders, key=lambda one: (-value(one), one.root)):
+    for one in sorted(contenders, key=lambda one: (-value(one), one.candidate)):
         dear = value(one) < price
         if account.room(floor if dear else share) - spent <= 0:
             break  # whatever follows is worth less

@@ -82,7 +82,7 @@ class Ladder:
             chance = self._standing(first, below)
             gain = rung.worth * self.done_probability(rung.name) * chance
             cost = self.core_hours(rung.name, first["result"]["n_atoms"], first["chemsys"])
-            yield Contender(first["_id"], rung.name, chance, gain, cost)
+            yield Contender(first["candidate_id"], first["_id"], rung.name, chance, gain, cost)
 
     def _holds(self, rung: RungConfig, first: Label, below: Sequence[Label]) -> bool:
         from flows.conditions import parse_condition

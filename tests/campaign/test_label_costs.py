@@ -35,7 +35,7 @@ def costs(*ended: dict[str, Any]) -> LabelCosts:
 
 
 def ended(number: int, core_hours: float, step: str | None = "phonon", **fields: Any) -> dict[str, Any]:
-    known = {"_id": f"{step}-{number}", "step": step, "state": "done", "core_hours": core_hours}
+    known = {"candidate_id": f"{number}", "step": step, "state": "done", "core_hours": core_hours}
     return {**known, "chemsys": "Ca-Si", "n_atoms": 8, **fields}
 
 

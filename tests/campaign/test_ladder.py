@@ -25,11 +25,11 @@ ENERGIES = st.floats(-0.5, 0.5)
 
 
 def waits(root: str, gain: float, core_hours: float = 1.0, rung: str = "precise") -> Contender:
-    return Contender(root, rung, gain, gain, core_hours)
+    return Contender(root, f"label-{root}", rung, gain, gain, core_hours)
 
 
 def names(climbs: list[Climb]) -> list[str]:
-    return [one.contender.root for one in climbs]
+    return [one.contender.candidate for one in climbs]
 
 
 def choice(*contenders: Contender, account: Account = RICH, **said: float) -> list[str]:
