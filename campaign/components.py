@@ -134,14 +134,16 @@ def check_hull(config: CampaignConfig) -> None:
     if labels.hull != "materials_project":
         return
     why = "total energies of other settings differ by more than what separates stable from unstable"
-    engine = build(labels.engine, ENGINES, "engine", labels.engine_options)
-    if not getattr(engine, "on_materials_project_scale", False):
-        raise ComponentError(
-            f"labels.hull: materials_project needs labels with its own settings, for {why}",
-            value=f"engine {labels.engine} with {labels.engine_options}",
-            allowed="engine vasp with preset mp, and no other option that decides an energy",
-            cure="choose these, or hull: engine, which computes the competing phases with the labels' own settings",
-        )
+    judged = [labels, *(labels.follow_up(rung.name) for rung in labels.ladder if rung.judge)]
+    for one in judged:
+        engine = build(str(one.engine), ENGINES, "engine", dict(one.engine_options or {}))
+        if not getattr(engine, "on_materials_project_scale", False):
+            raise ComponentError(
+                f"labels.hull: materials_project needs labels with its own settings, for {why}",
+                value=f"engine {one.engine} with {one.engine_options}",
+                allowed="engine vasp with preset mp, and no other option that decides an energy",
+                cure="choose these, or hull: engine, which computes the competing phases with the labels' own settings",
+            )
     sources = reference.crystals if reference.hull is None else reference.hull
     others = [one for one in sources if one.partition(":")[0] != "materials-project"]
     builtin = [one for one in others if one.startswith("builtin:")]
@@ -202,18 +204,15 @@ def check_ladder(config: CampaignConfig) -> None:
         ComponentError: Two have the same.
         FlowsError: A flow or an engine is unknown or mis-optioned.
     """
-    from flows.run import settings_hash
-
-    known, settings = {label_settings(config)[1]: "the first labels"}, follow_up_settings(config)
-    for rung in config.labels.ladder:
-        mark = settings_hash(settings[rung.name])
+    known = {label_settings(config)[1]: "the first labels"}
+    for rung, mark in rung_hashes(config).items():
         if mark in known:
             raise ComponentError(
-                "a rung of the ladder has the flow and settings of " + known[mark],
-                value=rung.name,
+                f"a rung of the ladder has the flow and settings of {known[mark]}",
+                value=rung,
                 cure="give it an engine, engine_options, a flow or flow_options of its own",
             )
-        known[mark] = f"the rung {rung.name}"
+        known[mark] = f"the rung {rung}"
 
 
 def follow_up_settings(config: CampaignConfig) -> dict[str, dict[str, Any]]:
@@ -229,6 +228,18 @@ def follow_up_settings(config: CampaignConfig) -> dict[str, dict[str, Any]]:
         name: settings_of(str(one.flow), str(one.engine), dict(one.engine_options or {}), one.flow_options)
         for name, one in entries.items()
     }
+
+
+def rung_hashes(config: CampaignConfig) -> dict[str, str]:
+    """Return the hash of the settings of each rung of the ladder.
+
+    Raises:
+        FlowsError: A flow or an engine is unknown or mis-optioned.
+    """
+    from flows.run import settings_hash
+
+    settings = follow_up_settings(config)
+    return {rung.name: settings_hash(settings[rung.name]) for rung in config.labels.ladder}
 
 
 def reference_of(config: CampaignConfig, base_dir: Path) -> ReferenceSet:

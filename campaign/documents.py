@@ -106,6 +106,8 @@ class CampaignDocument(Document):
     """Prepared reference file: path, sha256, counts, what was set aside."""
     settings_hash: str = ""
     """Hash of the label settings (flow, engine, options)."""
+    rung_hashes: dict[str, str] = {}
+    """The same of each rung of the ladder."""
     epoch: int = 0
     """Number of the lease under which a driver last began to work, its pools being there."""
     usage: dict[str, float] = {}

@@ -17,6 +17,7 @@ from campaign.components import (
     follow_up_settings,
     label_settings,
     reference_of,
+    rung_hashes,
     spec_of,
 )
 from campaign.config import CampaignConfig, config_hash, stored_config
@@ -159,6 +160,7 @@ def _drive(
         pools = open_pools(site, folder.logs, pool_kind, identity)
         blocks.look(pools.blocks())
         begun = {"state": "running", "reason": "", "settings_hash": start.decider.settings_hash}
+        begun["rung_hashes"] = rung_hashes(config)
         store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
         driver = _driver(
             start, pools=pools, blocks=blocks, lease=lease, cores=worker_cores(site), progress=progress
@@ -197,7 +199,7 @@ def _recovered(store: CampaignStore, config: CampaignConfig, folder: RunFolder) 
     recovered = recover_left(store, folder, config)
     campaign, state = recovered.campaign, recovered.state
     settings, settings_hash = label_settings(config)
-    refuse_other_settings(campaign, settings_hash)
+    refuse_other_settings(campaign, settings_hash, rung_hashes(config))
     reference, further = load_prepared(Path(campaign["reference"]["path"])), follow_up_settings(config)
     decider = Decider(store, config, spec_of(config), reference, settings, settings_hash, further)
     for index, chosen in unmade_labels(state).items():

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from campaign.components import check_components, expected_load, reference_of, spec_of
+from campaign.components import check_components, expected_load, reference_of, rung_costs, spec_of
 from campaign.config import CampaignConfig, load_config
 from campaign.errors import ComponentError
+from campaign.label_costs import LabelCosts
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
 from campaign.parallel.pooling import site_sizes
 from campaign.run_folder import default_run_folder, located_store
@@ -48,6 +49,13 @@ def check_engine(config: CampaignConfig, site: Site) -> str:
     return found
 
 
+def _ladder_costs(config: CampaignConfig) -> str:
+    """Return what is expected of each rung for cells of the largest size, before any label has ended."""
+    costs = LabelCosts.of(config, rung_costs(config), ())
+    size = config.chemistry.max_atoms, "-".join(config.chemistry.elements)
+    return ", ".join(f"{one.name} {costs.core_hours(one.name, *size):.2g}" for one in config.labels.ladder)
+
+
 def validate(file: Path) -> Iterator[str]:
     """Yield one line per thing checked.
 
@@ -84,6 +92,8 @@ def validate(file: Path) -> Iterator[str]:
     else:
         yield f"store: embedded, in {config.store.path or default_run_folder(file, config).path / 'store.sqlite'}"
     tasks = ", ".join(f"{kind} {number}" for kind, number in load.tasks.items())
+    if config.labels.ladder:
+        yield f"ladder: a label takes about {_ladder_costs(config)} core-hours"
     yield f"a round: at most {tasks} tasks; labels about {load.label_core_hours:.2f} core-hours"
     yield (
         f"once: {load.reference_labels} reference labels, about {load.reference_core_hours:.2f} core-hours; "

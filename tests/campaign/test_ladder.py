@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_plan import FREE, spec_with
 
 from campaign.acquisition.ladder import (
     TOP_STD_EV_PER_ATOM,
@@ -19,6 +22,15 @@ from campaign.acquisition.ladder import (
     learned_error,
     stable_probability,
 )
+from campaign.actions import Climb as ClimbAction
+from campaign.actions import Judge
+from campaign.climbing_plan import climbed, next_step
+from campaign.components import check_ladder
+from campaign.config import CampaignConfig, parse_config
+from campaign.documents import LabelStatus
+from campaign.errors import ComponentError, ConfigError
+from campaign.plan import plan
+from campaign.state import CampaignState, LabelState, RoundState, StepState
 
 RICH = Account(fresh=1e9)
 ENERGIES = st.floats(-0.5, 0.5)
@@ -146,3 +158,119 @@ def test_references_of_a_rung_are_shared_by_those_that_wait_and_paid_by_the_firs
     assert names(climbs) == ["many-0", "many-1", "many-2", "many-3", "alone"]
     assert [one.core_hours for one in climbs] == [5.0, 1.0, 1.0, 1.0, 5.0]
     assert climbs[0].value == pytest.approx(0.45)
+
+
+def parsed(**labels: Any) -> CampaignConfig:
+    chemistry = {"elements": ["Ca", "Si"], "n_elements": 2}
+    return parse_config({"name": "small", "chemistry": chemistry, "labels": labels}, "campaign.yaml")
+
+
+def rung(name: str, **said: Any) -> dict[str, Any]:
+    return {"name": name, "flow": "static", **said}
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"ladder": [rung("precise", when="e_above_hul < 0.1")]}, "did you mean 'e_above_hull'"),
+        ({"ladder": [rung("a", when="b.stable"), rung("b")]}, "no label has a field 'b.stable'"),
+        ({"ladder": [rung("a"), rung("a")]}, "two rungs are named 'a'"),
+        ({"ladder": [rung("energy")]}, "cannot name a further label"),
+        ({"ladder": [rung("a")], "then": {"a": {}}}, "is a rung of the ladder already"),
+        ({"ladder": [rung("a", when="b.stable")], "then": {"b": {}}}, "no label has a field 'b.stable'"),
+        ({"ladder": [rung("a")], "ladder_floor": 0.6}, "ladder_share 0.5"),
+        ({"ladder": [{"flow": "static"}]}, "name is missing"),
+        ({"ladder": [rung("a", jugde=True)]}, "did you mean 'judge'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(labels: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parsed(**labels)
+
+
+def test_further_labels_may_ask_for_rungs_and_rungs_for_those_below() -> None:
+    ladder = [rung("a", when="stable"), rung("b", when="a.e_above_hull < 0 and e_above_hull < 0.1")]
+    labels = parsed(ladder=ladder, then={"electronic": {"when": "b.stable"}}).labels
+    assert list(labels.further) == ["electronic", "a", "b"]
+    assert labels.follow_up("b").flow == "static"
+
+
+def test_a_rung_needs_settings_of_its_own() -> None:
+    same = {"flow": "static", "engine": "mlip", "engine_options": {"calculator": "emt"}}
+    with pytest.raises(ComponentError, match="settings of the first labels"):
+        check_ladder(parsed(**same, ladder=[rung("again")]))
+    other = rung("other", engine_options={"calculator": "lj"})
+    with pytest.raises(ComponentError, match="settings of the rung other"):
+        check_ladder(parsed(**same, ladder=[other, {**other, "name": "again"}]))
+    check_ladder(parsed(**same, ladder=[other]))
+
+
+def label(name: str, state: LabelStatus = LabelStatus.DONE, **fields: Any) -> LabelState:
+    said = {
+        "candidate_id": f"of-{name}",
+        "purpose": "candidate",
+        "round": 0,
+        "rank": 0,
+        "judged": True,
+        **fields,
+    }
+    return LabelState(id=name, state=state, **said)
+
+
+def step(index: int, round_: int, *labels: str, last: bool = False, done_seen: int = 0) -> StepState:
+    return StepState(index, round_, last, labels, done_seen, made=True)
+
+
+def at(*steps: StepState, rounds: int, labels: list[LabelState]) -> CampaignState:
+    chosen = {index: RoundState(index, selected=("of-a",)) for index in range(rounds)}
+    return CampaignState(rounds=chosen, steps={one.index: one for one in steps}).with_labels(labels)
+
+
+def test_every_round_that_has_chosen_has_a_step_and_the_last_ones_wait_for_everything() -> None:
+    known, running = [label("a")], [label("a"), label("b", LabelStatus.RUNNING, purpose="follow_up", rung=1)]
+    assert next_step(at(rounds=1, labels=known), more_rounds=True) == ClimbAction("climb/0", None, 0, 0)
+    assert next_step(at(step(0, 0), rounds=1, labels=known), more_rounds=True) is None
+    assert next_step(at(step(0, 0), rounds=1, labels=known), more_rounds=False) == ClimbAction(
+        "climb/1", None, 1, 0, last=True
+    )
+    assert next_step(at(step(0, 0, "b"), rounds=1, labels=running), more_rounds=False) is None
+    asked = step(1, 0, last=True, done_seen=1)
+    assert next_step(at(step(0, 0), asked, rounds=1, labels=known), more_rounds=False) is None
+    more = [*known, label("b", purpose="follow_up", rung=1)]
+    assert next_step(at(step(0, 0), asked, rounds=1, labels=more), more_rounds=False) is not None
+    # a raised budget of rounds: their steps go on where they were
+    assert next_step(at(step(0, 0), asked, rounds=2, labels=known), more_rounds=False) == ClimbAction(
+        "climb/2", None, 2, 1
+    )
+
+
+def test_what_climbed_is_known_when_all_of_it_is_judged() -> None:
+    on = label("b", purpose="follow_up", rung=1)
+    assert climbed(at(rounds=1, labels=[]), 0)
+    assert not climbed(at(rounds=1, labels=[]), 1)
+    assert climbed(at(step(0, 0, "b"), rounds=1, labels=[on]), 1)
+    assert not climbed(at(step(0, 0, "b"), rounds=1, labels=[replace(on, judged=False)]), 1)
+    assert not climbed(at(step(0, 0, "b"), rounds=1, labels=[]), 1)
+
+
+def test_a_candidate_is_stable_by_its_highest_judged_rung() -> None:
+    first = label("a", stable=True, has_verdict=True)
+    of_a = {"candidate_id": "of-a", "purpose": "follow_up"}
+    fallen = label("a-1", **of_a, rung=1, step="precise", stable=False, has_verdict=True)
+    phonon = label("a-2", **of_a, rung=2, step="phonon")
+    element = label("ca", purpose="reference", step="precise", stable=False, has_verdict=True)
+    assert CampaignState().with_labels([first, phonon]).stable_found() == 1
+    assert CampaignState().with_labels([first, phonon, fallen, element]).stable_found() == 0
+    assert CampaignState().with_labels([first, element]).by_candidate == {"of-a": "a"}
+
+
+def test_nobody_is_judged_before_the_references_of_its_own_rung() -> None:
+    element = label("ca", LabelStatus.RUNNING, purpose="reference", step="precise", rank=0)
+    on = label("b", purpose="follow_up", rung=1, step="precise", judged=False)
+    first = label("a", judged=False)
+    state = replace(at(rounds=0, labels=[element, on, first]), references_known=True)
+    (judge,) = [one for one in plan(state, spec_with(), FREE, set()) if isinstance(one, Judge)]
+    assert judge.labels == ("a",)
+    done = state.with_labels([replace(element, state=LabelStatus.DONE)])
+    (judge,) = [one for one in plan(done, spec_with(), FREE, set()) if isinstance(one, Judge)]
+    assert set(judge.labels) == {"a", "b"}
