@@ -134,13 +134,15 @@ def check_hull(config: CampaignConfig) -> None:
     if labels.hull != "materials_project":
         return
     why = "total energies of other settings differ by more than what separates stable from unstable"
-    judged = [labels, *(labels.follow_up(rung.name) for rung in labels.ladder if rung.judge)]
-    for one in judged:
-        engine = build(str(one.engine), ENGINES, "engine", dict(one.engine_options or {}))
+    rungs = [labels.follow_up(rung.name) for rung in labels.ladder if rung.judge]
+    judged = [(labels.engine, labels.engine_options)]
+    judged += [(str(one.engine), dict(one.engine_options or {})) for one in rungs]
+    for kind, options in judged:
+        engine = build(kind, ENGINES, "engine", options)
         if not getattr(engine, "on_materials_project_scale", False):
             raise ComponentError(
                 f"labels.hull: materials_project needs labels with its own settings, for {why}",
-                value=f"engine {one.engine} with {one.engine_options}",
+                value=f"engine {kind} with {options}",
                 allowed="engine vasp with preset mp, and no other option that decides an energy",
                 cure="choose these, or hull: engine, which computes the competing phases with the labels' own settings",
             )

@@ -160,8 +160,8 @@ def _drive(
         pools = open_pools(site, folder.logs, pool_kind, identity)
         blocks.look(pools.blocks())
         begun = {"state": "running", "reason": "", "settings_hash": start.decider.settings_hash}
-        begun["rung_hashes"] = rung_hashes(config)
-        store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
+        marks = {"epoch": lease.lease.epoch, "rung_hashes": rung_hashes(config)}
+        store.set_fields("campaigns", config.name, begun | marks)
         driver = _driver(
             start, pools=pools, blocks=blocks, lease=lease, cores=worker_cores(site), progress=progress
         )

@@ -159,15 +159,20 @@ def stop_reason(state: CampaignState, spec: Spec) -> str:
     """Return why no new work may begin, or an empty string."""
     if state.stop_requested:
         return "stop requested"
-    failed = [label for label in state.references() if label.state == LabelStatus.FAILED and label.rank == 0]
+    failed = [label for label in state.references() if _is_lost_element(label)]
     if failed:
+        where = f" on the rung {failed[0].step}" if failed[0].step else ""
         return (
-            f"the element {failed[0].formula} could not be computed (label {failed[0].id}): mend the cause, "
+            f"the element {failed[0].formula} could not be computed{where} (label {failed[0].id}): mend the cause, "
             "then resume with --retry-failed"
         )
     for budget in _used_up(state, spec):
         return f"budget used up: {budget.name} {budget.used:.3g} of {budget.limit:g}"
     return ""
+
+
+def _is_lost_element(label: LabelState) -> bool:
+    return label.purpose == "reference" and label.state == LabelStatus.FAILED and label.rank == 0
 
 
 def _used_up(state: CampaignState, spec: Spec) -> list[Budget]:
@@ -245,8 +250,11 @@ def runnable(label: LabelState) -> list[JobState]:
 
 
 def _to_judge(state: CampaignState) -> list[str]:
-    """Return the labels whose references are all final: those of first labels, or of their rung."""
-    awaited = {label.step for label in state.references() if not label.final}
+    """Return the labels whose references are all final: those of first labels, or of their rung.
+
+    Without an element nothing can be judged: those labels wait until it was tried again.
+    """
+    awaited = {label.step for label in state.references() if not label.final or _is_lost_element(label)}
     if not state.references_known:
         awaited.add(None)
     return [

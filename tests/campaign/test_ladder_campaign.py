@@ -14,6 +14,7 @@ from test_driver import executions, quiet, small_campaign
 
 from campaign.acquisition.verdicts import climbed_results
 from campaign.components import spec_of
+from campaign.errors import ConfigError
 from campaign.launch import launch, resume
 from campaign.retrying import retry_failed
 from campaign.run_folder import RunFolder
@@ -38,7 +39,14 @@ def with_ladder(folder: Path, first: str = "n_atoms > 0", **labels: Any) -> Path
         {"name": "sound", "engine_options": engine(folder, 2.4), "when": "finest.e_above_hull < -0.1"},
     ]
     ladder = [{**rung, "flow": "static", "core_hours": CORE_HOURS[str(rung["name"])]} for rung in rungs]
-    said = {"ladder": ladder, "ladder_costs": "estimated", "ladder_lag_rounds": 0, "stable_ev_per_atom": 0.01}
+    then = {"after": {"flow": "static", "engine_options": engine(folder, 2.3), "when": "sound.converged"}}
+    said = {
+        "then": then,
+        "ladder": ladder,
+        "ladder_costs": "estimated",
+        "ladder_lag_rounds": 0,
+        "stable_ev_per_atom": 0.01,
+    }
     return small_campaign(
         folder,
         labels={**said, "engine_options": engine(folder, 2.5), **labels},
@@ -85,6 +93,15 @@ def test_everybody_whose_condition_holds_has_climbed_in_the_end(finished: tuple[
     assert 0 < len(on["sound"]) < len(on["finest"])
     assert on["sound"].keys() == low
     assert not any("e_above_hull" in result for result in on["sound"].values())
+
+
+def test_further_labels_may_follow_a_rung(finished: tuple[RunFolder, Path]) -> None:
+    run, _ = finished
+    after = documents(run, "labels", step="after")
+    assert {one["parent"] for one in after} == {
+        one["parent"] for one in documents(run, "labels", step="sound")
+    }
+    assert {one["rung"] for one in after} == {0}
 
 
 def test_while_there_are_rounds_the_ladder_keeps_to_its_share(finished: tuple[RunFolder, Path]) -> None:
@@ -239,6 +256,38 @@ def test_a_choice_that_was_written_without_its_labels_is_carried_out(
     kept = ("round", "rank", "rung", "parent", "step", "state", "structure", "settings_hash")
     assert {key: again[key] for key in kept} == {key: before[key] for key in kept}
     assert next(one for one in steps_of(copy) if one["_id"] == step["_id"])["made"]
+
+
+def test_rungs_with_other_settings_than_at_launch_are_refused(
+    finished: tuple[RunFolder, Path], tmp_path: Path
+) -> None:
+    run, _ = finished
+    copy = RunFolder(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    with CampaignStore.open(StoreConfig(), copy.path) as store:
+        assert set((store.get("campaigns", "small") or {})["rung_hashes"]) == set(CORE_HOURS)
+        store.set_fields("campaigns", "small", {"rung_hashes.precise": "of another version"})
+    with pytest.raises(ConfigError, match="settings of the rung precise"):
+        resume(copy.path, config_file=None, pools="threads", progress=quiet())
+
+
+def test_an_element_that_fails_on_a_rung_stops_the_campaign_until_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = with_ladder(tmp_path)
+    first, _, rest = file.read_text().partition("ladder:")
+    rest = rest.replace("components:CountingLennardJones", "components:FragileElement")
+    file.write_text(f"{first}ladder:{rest}")
+    outcome = launch(file, run_dir=None, pools="threads", progress=quiet())
+    assert outcome.status == "failed"
+    assert "the element Mg could not be computed on the rung precise" in outcome.reason
+    on = documents(outcome.folder, "labels", step="precise", purpose="follow_up")
+    assert on
+    assert not any(one["judged"] for one in on)
+    monkeypatch.setenv("FRAGILE", "0")
+    again = resume(outcome.folder.path, config_file=None, pools="threads", progress=quiet(), retry=True)
+    assert again.status == "finished"
+    for one in documents(outcome.folder, "labels", step="precise"):
+        assert one["result"]["e_above_hull"] is not None
 
 
 def test_nobody_pays_for_references_of_a_rung_that_nobody_climbs(tmp_path: Path) -> None:
