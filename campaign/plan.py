@@ -159,7 +159,7 @@ def stop_reason(state: CampaignState, spec: Spec) -> str:
     """Return why no new work may begin, or an empty string."""
     if state.stop_requested:
         return "stop requested"
-    failed = [label for label in state.references() if _is_lost_element(label)]
+    failed = [label for label in state.references() if label.is_lost_element]
     if failed:
         where = f" on the rung {failed[0].step}" if failed[0].step else ""
         return (
@@ -169,10 +169,6 @@ def stop_reason(state: CampaignState, spec: Spec) -> str:
     for budget in _used_up(state, spec):
         return f"budget used up: {budget.name} {budget.used:.3g} of {budget.limit:g}"
     return ""
-
-
-def _is_lost_element(label: LabelState) -> bool:
-    return label.purpose == "reference" and label.state == LabelStatus.FAILED and label.rank == 0
 
 
 def _used_up(state: CampaignState, spec: Spec) -> list[Budget]:
@@ -254,7 +250,7 @@ def _to_judge(state: CampaignState) -> list[str]:
 
     Without an element nothing can be judged: those labels wait until it was tried again.
     """
-    awaited = {label.step for label in state.references() if not label.final or _is_lost_element(label)}
+    awaited = {label.step for label in state.references() if not label.final or label.is_lost_element}
     if not state.references_known:
         awaited.add(None)
     return [

@@ -113,6 +113,11 @@ class LabelState:
         return self.purpose != "follow_up" and self.step is None
 
     @property
+    def is_lost_element(self) -> bool:
+        """Whether it is an element that could not be computed, without which nothing is judged."""
+        return self.purpose == "reference" and self.state == LabelStatus.FAILED and self.rank == 0
+
+    @property
     def on_ladder(self) -> bool:
         """Whether it is a first label, or one of a rung of the ladder."""
         return self.rung > 0 or self.is_first
