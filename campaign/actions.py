@@ -102,6 +102,17 @@ class FollowUp(Action):
 
 
 @dataclass(frozen=True)
+class Climb(Action):
+    """Choose what climbs the ladder."""
+
+    index: int = 0
+    """Number of the step."""
+    round: int = 0
+    last: bool = False
+    """No round is left."""
+
+
+@dataclass(frozen=True)
 class Train(Action):
     """Fit or fine-tune a model on everything labelled before round `term`."""
 

@@ -92,6 +92,7 @@ def check_components(config: CampaignConfig) -> None:
     read_options(cls, surrogate.kind, "surrogate", surrogate.options)
     label_settings(config)
     follow_up_settings(config)
+    check_ladder(config)
     check_hull(config)
 
 
@@ -166,22 +167,26 @@ def check_hull(config: CampaignConfig) -> None:
     if labels.hull not in {"materials_project", "given"}:
         return
     why = "total energies of other settings differ by more than what separates stable from unstable"
-    engine = build(labels.engine, ENGINES, "engine", labels.engine_options)
-    if labels.hull == "given":
-        if not getattr(engine, "gives_formation_energies", False):
+    judged = [(labels.engine, labels.engine_options)]
+    rungs = [labels.follow_up(rung.name) for rung in labels.ladder if rung.judge]
+    judged += [(str(one.engine), dict(one.engine_options or {})) for one in rungs]
+    for kind, options in judged:
+        engine = build(kind, ENGINES, "engine", options)
+        if labels.hull == "given" and not getattr(engine, "gives_formation_energies", False):
             raise ComponentError(
                 "labels.hull: given needs an engine whose energies are formation energies",
-                value=labels.engine,
+                value=kind,
                 cure="choose hull: engine, or hull: reference",
             )
+        if labels.hull != "given" and not getattr(engine, "on_materials_project_scale", False):
+            raise ComponentError(
+                f"labels.hull: materials_project needs labels with its own settings, for {why}",
+                value=f"engine {kind} with {options}",
+                allowed="engine vasp with preset mp, and no other option that decides an energy",
+                cure="choose these, or hull: engine, which computes the competing phases with the labels' own settings",
+            )
+    if labels.hull == "given":
         return
-    if not getattr(engine, "on_materials_project_scale", False):
-        raise ComponentError(
-            f"labels.hull: materials_project needs labels with its own settings, for {why}",
-            value=f"engine {labels.engine} with {labels.engine_options}",
-            allowed="engine vasp with preset mp, and no other option that decides an energy",
-            cure="choose these, or hull: engine, which computes the competing phases with the labels' own settings",
-        )
     sources = reference.crystals if reference.hull is None else reference.hull
     others = [one for one in sources if one.partition(":")[0] != "materials-project"]
     builtin = [one for one in others if one.startswith("builtin:")]
@@ -220,6 +225,39 @@ def label_cost(config: CampaignConfig) -> Callable[[int, Sequence[str]], float]:
     return cost
 
 
+def rung_costs(config: CampaignConfig) -> dict[str, Callable[[int, Sequence[str]], float]]:
+    """Return the estimate of the engine of each rung of the ladder, see `label_cost`.
+
+    Raises:
+        FlowsError: An engine is unknown or mis-optioned.
+    """
+    from flows.registry import ENGINES, build
+
+    entries = {rung.name: config.labels.follow_up(rung.name) for rung in config.labels.ladder}
+    return {
+        name: build(str(one.engine), ENGINES, "engine", dict(one.engine_options or {})).expected_core_seconds
+        for name, one in entries.items()
+    }
+
+
+def check_ladder(config: CampaignConfig) -> None:
+    """Check that every rung has settings of its own: the same label is never computed twice.
+
+    Raises:
+        ComponentError: Two have the same.
+        FlowsError: A flow or an engine is unknown or mis-optioned.
+    """
+    known = {label_settings(config)[1]: "the first labels"}
+    for rung, mark in rung_hashes(config).items():
+        if mark in known:
+            raise ComponentError(
+                f"a rung of the ladder has the flow and settings of {known[mark]}",
+                value=rung,
+                cure="give it an engine, engine_options, a flow or flow_options of its own",
+            )
+        known[mark] = f"the rung {rung}"
+
+
 def follow_up_settings(config: CampaignConfig) -> dict[str, dict[str, Any]]:
     """Return the settings of each further label by its name.
 
@@ -228,11 +266,23 @@ def follow_up_settings(config: CampaignConfig) -> dict[str, dict[str, Any]]:
     """
     from flows.run import settings_of
 
-    entries = {name: config.labels.follow_up(name) for name in config.labels.then}
+    entries = {name: config.labels.follow_up(name) for name in config.labels.further}
     return {
         name: settings_of(str(one.flow), str(one.engine), dict(one.engine_options or {}), one.flow_options)
         for name, one in entries.items()
     }
+
+
+def rung_hashes(config: CampaignConfig) -> dict[str, str]:
+    """Return the hash of the settings of each rung of the ladder.
+
+    Raises:
+        FlowsError: A flow or an engine is unknown or mis-optioned.
+    """
+    from flows.run import settings_hash
+
+    settings = follow_up_settings(config)
+    return {rung.name: settings_hash(settings[rung.name]) for rung in config.labels.ladder}
 
 
 def reference_of(config: CampaignConfig, base_dir: Path) -> ReferenceSet:

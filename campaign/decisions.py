@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ from campaign.acquisition.beliefs import surrogate_error
 from campaign.acquisition.ranking import rank
 from campaign.acquisition.reading import AcquisitionReader
 from campaign.acquisition.shares import adapted
-from campaign.actions import Action, AddReferences, FixScoring, FollowUp, Judge, OpenRound, Select
+from campaign.actions import Action, AddReferences, Climb, FixScoring, FollowUp, Judge, OpenRound, Select
+from campaign.climbing import Climber
 from campaign.config import CampaignConfig
 from campaign.documents import (
     CandidateStatus,
@@ -30,7 +32,7 @@ from campaign.plan import Spec
 from campaign.references.fingerprint import candidate_id
 from campaign.references.hull import ReferenceHull, hull_of
 from campaign.references.hull_of_labels import EngineHull, GivenHull
-from campaign.state import CampaignState, LabelState, project_label, project_round
+from campaign.state import CampaignState, LabelState, project_label, project_round, project_step
 from campaign.store import CampaignStore
 
 if TYPE_CHECKING:
@@ -49,24 +51,28 @@ class Decider:
     """Label settings, as `flows` canonicalises them."""
     settings_hash: str
     further: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Settings of further labels by their names in `labels.then`."""
+    """Settings of further labels by their names in `labels.then` and `labels.ladder`."""
 
     def do(self, action: Action, state: CampaignState) -> CampaignState:
         """Carry out one action; repeating it changes nothing."""
         match action:
             case OpenRound():
-                return self._open_round(action.round, state)
+                state = self._open_round(action.round, state)
             case FixScoring():
-                return self._fix_scoring(action.round, state)
+                state = self._fix_scoring(action.round, state)
             case Select():
-                return self._select(action, state)
+                state = self._select(action, state)
             case AddReferences():
-                return self._add_references(state)
+                state = self._add_references(state)
             case Judge():
-                return self._judge(action.labels, state)
+                state = self._judge(action.labels, state)
             case FollowUp():
-                return self._follow_up(action.labels, state)
-        raise TypeError(f"the driver does not do {action!r} itself")
+                state = self._follow_up(action.labels, state)
+            case Climb():
+                state = self._climb(action, state)
+            case _:
+                raise TypeError(f"the driver does not do {action!r} itself")
+        return state
 
     def _open_round(self, index: int, state: CampaignState) -> CampaignState:
         name, shares = round_id(self.config.name, index), None
@@ -179,39 +185,56 @@ class Decider:
         return state.with_labels(project_label(document) for document in stored)
 
     def _judge(self, labels: tuple[str, ...], state: CampaignState) -> CampaignState:
+        """Compare labels with the references of their own settings; a candidate's verdict is that of its highest."""
         from pymatgen.core import Composition
 
-        hull, kind = self._label_hull(), self.config.labels.hull
+        hulls: dict[str, EngineHull | GivenHull] = {}
         limit = self.config.labels.stable_ev_per_atom
         projected = []
         for name in labels:
             label = self.store.get("labels", name) or {}
-            found = hull.judge(Composition(label["formula"]), label["result"])
+            mark = label["settings_hash"]
+            if mark not in hulls:
+                hulls[mark] = self._hull_of(mark)
+            found = hulls[mark].judge(Composition(label["formula"]), label["result"])
             above = found.e_above_hull
-            fields = {
+            stable = label["purpose"] != "reference" and above is not None and above <= limit
+            fields: dict[str, Any] = {
                 "result.formation_energy_per_atom": found.formation_energy_per_atom,
                 "result.e_above_hull": above,
-                "result.stable": label["purpose"] == "candidate" and above is not None and above <= limit,
+                "result.stable": stable,
                 "judged": True,
-                "judged_on": {"hull": kind, "settings_hash": self.settings_hash},
+                "judged_on": {"hull": self.config.labels.hull, "settings_hash": mark},
             }
+            if self.config.labels.ladder and label["purpose"] != "reference" and above is not None:
+                verdict = {
+                    "e_above_hull": above,
+                    "formation_energy_per_atom": found.formation_energy_per_atom,
+                    "stable": stable,
+                    "rung": label["rung"],
+                    "step": label["step"],
+                    "label": name,
+                }
+                # before the label is judged: a driver that dies in between judges it again
+                self.store.set_fields("labels", label["parent"] or name, {"verdict": verdict})
             self.store.set_fields("labels", name, fields)
             projected.append(project_label(self.store.get("labels", name) or {}))
-            if label["purpose"] == "candidate" and above is not None:
+            if label["purpose"] != "reference" and above is not None:
+                on = f" on the rung {label['step']}" if label["step"] else ""
                 self.store.log_event(
-                    "labelled", f"{label['formula']}: e_above_hull {above:+.3f} eV/atom", label=name
+                    "labelled", f"{label['formula']}: e_above_hull {above:+.3f} eV/atom{on}", label=name
                 )
         return state.with_labels(projected)
 
-    def _label_hull(self) -> EngineHull | GivenHull:
-        """Return what the energies of labels are measured against."""
+    def _hull_of(self, settings_hash: str) -> EngineHull | GivenHull:
+        """Return the hull of the references that were computed with some settings, and with no others."""
         kind = self.config.labels.hull
         if kind == "given":
             return GivenHull(hull_of(self.reference))
         references = list(
             self.store.query(
                 "labels",
-                {"purpose": "reference", "state": "done", "settings_hash": self.settings_hash},
+                {"purpose": "reference", "state": "done", "settings_hash": settings_hash},
                 fields=["_id", "formula", "result.energy_per_atom", "result.mp_correction_per_atom"],
             )
         )
@@ -220,6 +243,31 @@ class Decider:
             within = self.reference.within(self.config.chemistry.elements)
             phases = [entry for entry in within.hull_entries if len(entry.elements) > 1]
         return EngineHull(references, phases, corrected=kind == "materials_project")
+
+    def _climb(self, action: Climb, state: CampaignState) -> CampaignState:
+        """Choose who climbs, write the choice in one write, then make its labels."""
+        step, odd = self._climber.decide(action, state)
+        self.store.insert_new("ladder", [step])
+        for rung, why in odd.items():
+            self.store.log_event("condition_failed", f"the rung {rung}: {why}")
+        return self.make_climbs(step["_id"], state)
+
+    def make_climbs(self, name: str, state: CampaignState) -> CampaignState:
+        """Make the labels of a step of the ladder, and the references that it needs; those that exist are left."""
+        step = self.store.get("ladder", name) or {}
+        climber = self._climber
+        state = self._insert_labels(climber.references(step), state)  # nobody is judged without all of them
+        state = self._insert_labels(climber.labels(step), state)
+        self.store.set_fields("ladder", name, {"made": True})
+        if step["climbs"]:
+            counts = Counter(one["rung"] for one in step["climbs"])
+            told = ", ".join(f"{rung} {number}" for rung, number in sorted(counts.items()))
+            self.store.log_event("climbed", f"step {step['index']} of the ladder: {told}", step=step["index"])
+        return state.with_step(project_step(step | {"made": True}))
+
+    @property
+    def _climber(self) -> Climber:
+        return Climber(self.store, self.config, self.spec, self.further)
 
     def _follow_up(self, labels: tuple[str, ...], state: CampaignState) -> CampaignState:
         """Make the further labels that outcomes call for, then note that they were asked."""

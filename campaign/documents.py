@@ -106,6 +106,8 @@ class CampaignDocument(Document):
     """Prepared reference file: path, sha256, counts, what was set aside."""
     settings_hash: str = ""
     """Hash of the label settings (flow, engine, options)."""
+    rung_hashes: dict[str, str] = {}
+    """The same of each rung of the ladder."""
     epoch: int = 0
     """Number of the lease under which a driver last began to work, its pools being there."""
     usage: dict[str, float] = {}
@@ -135,6 +137,33 @@ class RoundDocument(Document):
     """Candidate ids chosen for labels, best first; None until the choice was made."""
     shares: list[float] | None = None
     """Share of each generator in the samples, in their order, where shares adapt; None: as configured."""
+    created: str
+
+
+class LadderDocument(Document):
+    """One per step of the ladder: who climbed, and what that was decided by; see `campaign.acquisition.ladder`."""
+
+    campaign: str
+    index: int
+    round: int
+    """The round whose place in the campaign it has."""
+    last: bool = False
+    """Whether no round was left, so that nothing competed."""
+    climbs: list[dict[str, Any]] = []
+    """The best first: root (the candidate's first label), rung, label, rank, stable_probability, value (stable crystals
+    per core-hour) and core_hours expected."""
+    opened: list[str] = []
+    """Judged rungs that somebody climbed for the first time: their references are made in this step."""
+    fresh_core_hours: float = 0.0
+    """Expected of the first labels of its round."""
+    price: float = 0.0
+    """Value of the least fresh candidate of its round."""
+    errors: dict[str, dict[str, float]] = {}
+    """What was known of each judged rung: {bias, std} [eV/atom] and pairs."""
+    done_seen: int = 0
+    """Labels that were done; in a last step, all of them."""
+    made: bool = False
+    """All of its labels are in the store."""
     created: str
 
 
@@ -185,13 +214,16 @@ class LabelDocument(Document):
     parent: str | None = None
     """Of a further label: the candidate's first one."""
     step: str | None = None
-    """Of a further label: its name in `labels.then`."""
+    """Of a further label: its name in `labels.then` or its rung in `labels.ladder`; of references, the rung they are
+    for."""
+    rung: int = 0
+    """Place of its rung in `labels.ladder`, from 1; 0 for other labels."""
     followed: bool = False
     """Its outcome has been asked whether further labels are wanted."""
     round: int
-    """Round of the selection; -1 for references."""
+    """Round of the selection, or of the step of the ladder; -1 for references."""
     rank: int
-    """Place in its selection; 0 is the best."""
+    """Place in its selection; 0 is the best. Who climbs stands where its value would among the fresh candidates."""
     state: LabelStatus = LabelStatus.QUEUED
     flow: str
     engine: str
@@ -220,6 +252,9 @@ class LabelDocument(Document):
     """Its formation energy and distance to the hull have been worked out, as far as they can be."""
     judged_on: dict[str, str] = {}
     """What these are relative to: {hull, settings_hash} of `labels.hull` and of the reference labels."""
+    verdict: dict[str, Any] | None = None
+    """Of a first label, in a campaign with a ladder: e_above_hull, formation_energy_per_atom, stable, rung, step and
+    label of the highest judged rung that is done."""
     core_hours: float = 0.0
     created: str
     ended: str | None = None
@@ -296,6 +331,11 @@ def label_id(candidate_id: str, settings_hash: str) -> str:
 
 def round_id(campaign: str, index: int) -> str:
     """Return the `_id` of a round."""
+    return f"{campaign}-{index:05d}"
+
+
+def step_id(campaign: str, index: int) -> str:
+    """Return the `_id` of a step of the ladder."""
     return f"{campaign}-{index:05d}"
 
 

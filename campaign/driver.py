@@ -296,7 +296,7 @@ class Driver:
         spent = sum(label.core_hours for label in labels)
         usage = total_usage(self.tasks, spent, self.blocks.live(), time.time(), self.blocks.ended)
         self.state = replace(self.state, usage=usage)
-        found = budgets(self.decider.config.stop, usage, stable=sum(label.stable for label in labels))
+        found = budgets(self.decider.config.stop, usage, stable=self.state.stable_found())
         for one in to_warn_of(found, self.warned):
             words = f"{one.name}: {one.used:.3g} of {one.limit:g} used ({100 * one.share:.0f} %)"
             self.store.log_event("budget_warning", words, **one.document())

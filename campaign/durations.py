@@ -144,11 +144,17 @@ class Durations:
 
     def expected_s(self, kind: str, size: float) -> float:
         """Return the time within which nine of ten tasks of a kind and size should end [s]."""
+        return _seconds(self._line(kind).quantile(math.log(max(1.0, size))))
+
+    def median_s(self, kind: str, size: float) -> float:
+        """Return the time within which every other task of a kind and size should end [s]."""
+        return _seconds(self._line(kind).at(math.log(max(1.0, size))))
+
+    def _line(self, kind: str) -> _Line:
         past = self._pasts.get(kind) or _Past()
         if past.line is None:
             past.line = _fit(past, self.prior(kind))
-        # exp() overflows beyond 709; nothing takes longer than a century
-        return min(math.exp(min(700.0, past.line.quantile(math.log(max(1.0, size))))), 3.2e9)
+        return past.line
 
     def prior(self, kind: str) -> Prior:
         """Return the prior of a kind."""
@@ -178,6 +184,11 @@ class Durations:
     def kinds(self) -> list[str]:
         """Return the kinds that something is known of."""
         return list(self._pasts)
+
+
+def _seconds(logarithm: float) -> float:
+    # exp() overflows beyond 709; nothing takes longer than a century
+    return min(math.exp(min(700.0, logarithm)), 3.2e9)
 
 
 def _fit(past: _Past, prior: Prior) -> _Line:

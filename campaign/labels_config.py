@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -53,6 +54,30 @@ class FollowUpConfig(Block):
             except ConditionError as error:
                 raise ValueError(error.one_line()) from error
         return value
+
+
+class RungConfig(FollowUpConfig):
+    """A rung of the ladder: what is computed next of a candidate that is worth it."""
+
+    name: str = Field(min_length=1, description="Its name, for conditions of higher rungs and for queries.")
+    judge: bool = Field(
+        False,
+        description="Work out e_above_hull at these settings: the candidate's verdict from then on. Elements (and hull "
+        "phases, as labels.hull says) are computed with them as soon as the first candidate climbs here.",
+    )
+    worth: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="What its outcome is worth for a stable crystal; finding a stable one is worth 1."
+    )
+    core_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Core-hours expected of a cell of 8 atoms before any has ended; the engine's own estimate of a "
+        "relaxation when left out.",
+    )
+    error_ev_per_atom: Annotated[float, Field(gt=0)] = Field(
+        0.03,
+        description="How far its e_above_hull is expected from that of the rung below, before pairs of both are known "
+        "[eV/atom].",
+    )
 
 
 class FailureConfig(Block):
@@ -116,23 +141,61 @@ class LabelsConfig(Block):
         description="Further labels of candidates by name, each when its condition holds, for example "
         "phonon: {when: 'e_above_hull < 0.05'}.",
     )
+    ladder: tuple[RungConfig, ...] = Field(
+        (),
+        description="Rungs that candidates climb from their first label on, one after the other, the most stable "
+        "crystals expected per core-hour first.",
+    )
+    ladder_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5,
+        description="Most that the ladder may take of the core-hours expected of all labels while there are rounds; "
+        "the rest is for fresh candidates.",
+    )
+    ladder_floor: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1,
+        description="What the ladder may take of them although a core-hour of fresh candidates promises more.",
+    )
+    ladder_lag_rounds: Annotated[int, Field(ge=0, le=100)] = Field(
+        1,
+        description="Outcomes of rungs are used, and waited for, so many rounds later than those of first labels.",
+    )
+    ladder_costs: Literal["measured", "estimated"] = Field(
+        "measured",
+        description="measured: core-hours are learned from labels that have ended, so that timing may change what "
+        "climbs; estimated: by the engines' estimates and `core_hours` alone, so that a seed gives the same choices.",
+    )
 
     @field_validator("then")
     @classmethod
-    def _conditions_ask_for_what_there_is(cls, value: dict[str, FollowUpConfig]) -> dict[str, FollowUpConfig]:
-        from flows.conditions import parse_condition
-
-        for name, entry in value.items():
-            if not name.isidentifier() or name in label_fields():
-                raise ValueError(f"{name!r} cannot name a further label: take a plain word such as phonon")
-            known = label_fields() | (value.keys() - {name})
-            asked = parse_condition(entry.when).fields if entry.when else ()
-            for field in asked:
-                if field.partition(".")[0] not in known:
-                    close = difflib.get_close_matches(field, sorted(known), n=1)
-                    hint = f"; did you mean {close[0]!r}?" if close else ""
-                    raise ValueError(f"{name}: no label has a field {field!r}{hint}")
+    def _names_are_plain(cls, value: dict[str, FollowUpConfig]) -> dict[str, FollowUpConfig]:
+        for name in value:
+            _check_name(name)
         return value
+
+    @field_validator("ladder")
+    @classmethod
+    def _rungs_ask_for_what_is_below(cls, value: tuple[RungConfig, ...]) -> tuple[RungConfig, ...]:
+        known = label_fields()
+        for rung in value:
+            _check_name(rung.name)
+            if rung.name in known:
+                raise ValueError(f"two rungs are named {rung.name!r}")
+            _check_condition(rung.name, rung.when, known)
+            known |= {rung.name}
+        return value
+
+    @model_validator(mode="after")
+    def _conditions_ask_for_what_there_is(self) -> Self:
+        rungs = {rung.name for rung in self.ladder}
+        for name, entry in self.then.items():
+            if name in rungs:
+                raise ValueError(f"{name!r} is a rung of the ladder already: give the label another name")
+            _check_condition(name, entry.when, label_fields() | rungs | (self.then.keys() - {name}))
+        if self.ladder and self.ladder_floor > self.ladder_share:
+            raise ValueError(
+                f"ladder_floor is {self.ladder_floor:g}, and ladder_share {self.ladder_share:g}: it may not be more"
+            )
+        return self
 
     @model_validator(mode="after")
     def _limits_grow(self) -> Self:
@@ -156,9 +219,14 @@ class LabelsConfig(Block):
             for said in [self.on_failure.get(FailureCause(cause))]
         }
 
+    @property
+    def further(self) -> dict[str, FollowUpConfig]:
+        """Everything that may follow a first label, by name: what lies in `then`, and the rungs of the ladder."""
+        return {**self.then, **{rung.name: rung for rung in self.ladder}}
+
     def follow_up(self, name: str) -> FollowUpConfig:
-        """Return an entry of `then` with everything that was left out filled in."""
-        entry = self.then[name]
+        """Return an entry of `then` or a rung with everything that was left out filled in."""
+        entry = self.further[name]
         own_engine = entry.engine is not None or entry.engine_options is not None
         return entry.model_copy(
             update={
@@ -167,3 +235,19 @@ class LabelsConfig(Block):
                 "engine_options": (entry.engine_options or {}) if own_engine else self.engine_options,
             }
         )
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or name in label_fields():
+        raise ValueError(f"{name!r} cannot name a further label: take a plain word such as phonon")
+
+
+def _check_condition(name: str, when: str, known: Collection[str]) -> None:
+    """Refuse a condition that asks for what nobody will know."""
+    from flows.conditions import parse_condition
+
+    for field in parse_condition(when).fields if when else ():
+        if field.partition(".")[0] not in known:
+            close = difflib.get_close_matches(field, sorted(known), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{name}: no label has a field {field!r}{hint}")

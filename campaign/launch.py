@@ -17,6 +17,7 @@ from campaign.components import (
     follow_up_settings,
     label_settings,
     reference_of,
+    rung_hashes,
     spec_of,
 )
 from campaign.config import CampaignConfig, config_hash, stored_config
@@ -32,7 +33,7 @@ from campaign.parallel.queues import campaign_identity
 from campaign.preparing import held_store, prepare_launch, prepare_resume
 from campaign.recording import Recorder
 from campaign.recover import recover_left
-from campaign.recovery import unmade_labels
+from campaign.recovery import unmade_climbs, unmade_labels
 from campaign.references.catalogue import file_sha256, load_prepared, prepare_reference
 from campaign.refusals import refuse_changes, refuse_other_settings
 from campaign.retrying import retry_failed
@@ -161,7 +162,8 @@ def _drive(
         pools = _opened(pool_kind, site, folder, identity)
         blocks.look(pools.blocks())
         begun = {"state": "running", "reason": "", "settings_hash": start.decider.settings_hash}
-        store.set_fields("campaigns", config.name, begun | {"epoch": lease.lease.epoch})
+        marks = {"epoch": lease.lease.epoch, "rung_hashes": rung_hashes(config)}
+        store.set_fields("campaigns", config.name, begun | marks)
         driver = _driver(
             start, pools=pools, blocks=blocks, lease=lease, cores=worker_cores(site), progress=progress
         )
@@ -201,12 +203,14 @@ def _recovered(store: CampaignStore, config: CampaignConfig, folder: RunFolder, 
     recovered = recover_left(store, folder, config)
     campaign, state = recovered.campaign, recovered.state
     settings, settings_hash = label_settings(config)
-    refuse_other_settings(campaign, settings_hash)
+    refuse_other_settings(campaign, settings_hash, rung_hashes(config))
     reference, further = load_prepared(Path(campaign["reference"]["path"])), follow_up_settings(config)
     spec = replace(spec_of(config), one_machine=labels_on_one_machine(site))
     decider = Decider(store, config, spec, reference, settings, settings_hash, further)
     for index, chosen in unmade_labels(state).items():
         state = decider.make_labels(index, chosen, state)
+    for name in unmade_climbs(store):
+        state = decider.make_climbs(name, state)
     return _Start(folder, campaign, decider, state)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign import tasks
+from campaign.acquisition.verdicts import climbed_results
 from campaign.actions import Action, BuildLabel, RunJob, Sample, Score, Screen, Train
 from campaign.config import CampaignConfig
 from campaign.documents import LabelStatus, derive_seed, now
@@ -264,7 +265,7 @@ class OrderBook:
         }
 
     def _labelled(self, term: int, state: CampaignState) -> list[dict[str, Any]]:
-        """Return the labels of the rounds before `term`, in order of choice."""
+        """Return the labels of the rounds before `term`, in order of choice; of those that climbed, the verdict."""
         chosen = [
             state.by_candidate[candidate]
             for index in range(term)
@@ -283,13 +284,13 @@ class OrderBook:
                 "result.e_above_hull",
             ],
         )
+        wanted = ("structure", "formation_energy_per_atom", "e_above_hull")
+        higher = climbed_results(self.store, self.spec, term, wanted)
         return [
             {
                 "id": one["_id"],
                 "round": one["round"],
-                "structure": one["result"]["structure"],
-                "formation_energy_per_atom": one["result"]["formation_energy_per_atom"],
-                "e_above_hull": one["result"]["e_above_hull"],
+                **{name: higher.get(one["_id"], one["result"])[name] for name in wanted},
             }
             for one in sorted(found, key=lambda one: (one["round"], one["rank"], one["_id"]))
         ]

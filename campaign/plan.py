@@ -27,6 +27,7 @@ from campaign.actions import (
     Select,
     Train,
 )
+from campaign.climbing_plan import climbed, next_step
 from campaign.config import CampaignConfig
 from campaign.documents import LabelStatus, derive_seed
 from campaign.state import CampaignState, JobState, LabelState, RoundState
@@ -86,6 +87,10 @@ class Spec:
     def pending(self, index: int) -> range:
         """Return the rounds whose choices round `index` knows, and whose labels it may not know."""
         return range(self.term(index), index)
+
+    def climbed(self, term: int) -> int:
+        """Return the round before whose place what climbed the ladder is known in term `term`."""
+        return max(0, term - self.config.labels.ladder_lag_rounds)
 
     def adapts_shares(self, index: int) -> bool:
         """Return whether round `index` opens with shares from labels, which must be known then."""
@@ -168,10 +173,11 @@ def stop_reason(state: CampaignState, spec: Spec) -> str:
     """Return why no new work may begin, or an empty string."""
     if state.stop_requested:
         return "stop requested"
-    failed = [label for label in state.references() if label.state == LabelStatus.FAILED and label.rank == 0]
+    failed = [label for label in state.references() if label.is_lost_element]
     if failed:
+        where = f" on the rung {failed[0].step}" if failed[0].step else ""
         return (
-            f"the element {failed[0].formula} could not be computed (label {failed[0].id}): mend the cause, "
+            f"the element {failed[0].formula} could not be computed{where} (label {failed[0].id}): mend the cause, "
             "then resume with --retry-failed"
         )
     for budget in _used_up(state, spec):
@@ -180,7 +186,7 @@ def stop_reason(state: CampaignState, spec: Spec) -> str:
 
 
 def _used_up(state: CampaignState, spec: Spec) -> list[Budget]:
-    stable = sum(label.stable for label in state.labels.values())
+    stable = state.stable_found()
     return [one for one in budgets(spec.config.stop, state.usage, stable=stable) if one.share >= 1]
 
 
@@ -208,10 +214,11 @@ def _own_actions(state: CampaignState, spec: Spec, reason: str) -> Iterator[Acti
     for current in _open_rounds(state):
         if current.to_score is None and _screened(current, spec) and _predecessor_chose(state, current):
             yield FixScoring(f"fix/{current.index}", None, current.index)
-        elif _scored(current) and _labels_ready(state, spec.term(current.index)):
+        elif _scored(current) and _labels_ready(state, spec, spec.term(current.index)):
             yield Select(
                 f"select/{current.index}", None, current.index, _allotted(state, spec, current.index)
             )
+    yield from _climbing(state, spec)
 
 
 def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
@@ -221,12 +228,12 @@ def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     yield from _label_tasks(state, begin=not reason, one_machine=spec.one_machine)
     if reason:
         return
-    yield from _training(state, spec.generators, learn=spec.generators_learn)
+    yield from _training(state, spec, spec.generators, learn=spec.generators_learn)
     for current in _open_rounds(state):
         yield from _sampling(current, spec)
         yield from _screening(current, state, spec)
         yield from _scoring(current, state, spec)
-    yield from _training(state, spec.judges, learn=spec.config.learn.retrain)
+    yield from _training(state, spec, spec.judges, learn=spec.config.learn.retrain)
 
 
 def _label_tasks(state: CampaignState, *, begin: bool, one_machine: bool) -> Iterator[Action]:
@@ -254,10 +261,17 @@ def runnable(label: LabelState) -> list[JobState]:
 
 
 def _to_judge(state: CampaignState) -> list[str]:
-    if not state.references_known or any(not label.final for label in state.references()):
-        return []
+    """Return the labels whose references are all final: those of first labels, or of their rung.
+
+    Without an element nothing can be judged: those labels wait until it was tried again.
+    """
+    awaited = {label.step for label in state.references() if not label.final or label.is_lost_element}
+    if not state.references_known:
+        awaited.add(None)
     return [
-        label.id for label in state.labels.values() if label.state == LabelStatus.DONE and not label.judged
+        label.id
+        for label in state.labels.values()
+        if label.state == LabelStatus.DONE and not label.judged and label.step not in awaited
     ]
 
 
@@ -312,7 +326,7 @@ def _may_open(state: CampaignState, spec: Spec, index: int) -> bool:
         return False
     if index > 0 and not _sampled(state.rounds[index - 1], spec) and state.rounds[index - 1].selected is None:
         return False
-    if spec.adapts_shares(index) and not _labels_ready(state, spec.term(index)):
+    if spec.adapts_shares(index) and not _labels_ready(state, spec, spec.term(index)):
         return False
     # A round far ahead would only pile up candidates: it opens when its models are decided.
     return all(state.version(key, spec.generator_term(index)) is not None for key in spec.generators)
@@ -363,15 +377,29 @@ def _scoring(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[
             yield Score(f"score/{current.index}/{place}", "gpu", current.index, place, ids)
 
 
-def _training(state: CampaignState, keys: Sequence[str], *, learn: bool) -> Iterator[Action]:
+def _training(state: CampaignState, spec: Spec, keys: Sequence[str], *, learn: bool) -> Iterator[Action]:
     for key in keys:
         term = next(term for term in range(len(state.rounds) + 2) if (key, term) not in state.models)
-        if term > 0 and not (learn and _labels_ready(state, term)):
+        if term > 0 and not (learn and _labels_ready(state, spec, term)):
             continue
         yield Train(f"train/{key}/{term}", "gpu", key, term)
 
 
-def _labels_ready(state: CampaignState, term: int) -> bool:
+def _climbing(state: CampaignState, spec: Spec) -> Iterator[Action]:
+    """Yield the next step of the ladder."""
+    if spec.config.labels.ladder:
+        more = len(state.rounds) < spec.config.stop.rounds and _allotted(state, spec, len(state.rounds)) > 0
+        step = next_step(state, more_rounds=more)
+        if step is not None and (step.last or _labels_ready(state, spec, spec.term(step.round))):
+            yield step
+
+
+def _labels_ready(state: CampaignState, spec: Spec, term: int) -> bool:
+    """Return whether all labels chosen before round `term` are known, and those that climbed the lag earlier."""
+    return _first_ready(state, term) and (not spec.config.labels.ladder or climbed(state, spec.climbed(term)))
+
+
+def _first_ready(state: CampaignState, term: int) -> bool:
     """Return whether every label chosen before round `term` is final and judged."""
     for index in range(term):
         current = state.rounds.get(index)

@@ -15,6 +15,7 @@ from campaign.state import (
     project_member,
     project_model,
     project_round,
+    project_step,
 )
 from campaign.store import CampaignStore
 
@@ -44,8 +45,9 @@ def project(store: CampaignStore, campaign: Mapping[str, Any]) -> CampaignState:
     return CampaignState(
         rounds={one["index"]: project_round(one, members.get(one["index"], ())) for one in rounds},
         labels={label.id: label for label in labels},
-        by_candidate={label.candidate_id: label.id for label in labels if label.purpose != "follow_up"},
+        by_candidate={label.candidate_id: label.id for label in labels if label.is_first},
         models={(model.key, model.term): model for model in models},
+        steps={one["index"]: project_step(one) for one in store.query("ladder")},
         references_known=bool((campaign.get("reference") or {}).get("labels_written")),
         usage=dict(campaign.get("usage") or {}),
     )
@@ -58,3 +60,8 @@ def unmade_labels(state: CampaignState) -> dict[int, list[str]]:
         for index, current in state.rounds.items()
         if current.selected and any(name not in state.by_candidate for name in current.selected)
     }
+
+
+def unmade_climbs(store: CampaignStore) -> list[str]:
+    """Return the steps of the ladder whose choice was written but not all of its labels."""
+    return [one["_id"] for one in store.query("ladder", {"made": False}, fields=["_id"], sort=[("index", 1)])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,13 @@ def refuse_second_launch(folder: RunFolder) -> None:
         )
 
 
-def refuse_other_settings(campaign: dict[str, Any], settings_hash: str) -> None:
+def refuse_other_settings(campaign: dict[str, Any], settings_hash: str, rungs: Mapping[str, str]) -> None:
     """Refuse to carry on with label settings that would make labels of two kinds.
+
+    Args:
+        campaign: The campaign's document.
+        settings_hash: Of first labels now.
+        rungs: Rung of the ladder -> hash of its settings now.
 
     Raises:
         ConfigError: They are not those of the launch.
@@ -48,6 +54,14 @@ def refuse_other_settings(campaign: dict[str, Any], settings_hash: str) -> None:
             allowed=stored,
             cure="restore the engine's version and options, or launch a new campaign",
         )
+    for rung, known in (campaign.get("rung_hashes") or {}).items():
+        if rungs.get(rung) != known:
+            raise ConfigError(
+                f"the settings of the rung {rung} are not those the campaign was launched with",
+                value=rungs.get(rung),
+                allowed=known,
+                cure="restore the engine's version and options, or launch a new campaign",
+            )
 
 
 def refuse_changes(stored: dict[str, Any], new: CampaignConfig, origin: Path) -> None:

@@ -97,6 +97,10 @@ class LabelState:
     core_hours: float = 0.0
     followed: bool = False
     """Its outcome has been asked whether further labels are wanted."""
+    step: str | None = None
+    rung: int = 0
+    has_verdict: bool = False
+    """Its e_above_hull is known."""
 
     @property
     def final(self) -> bool:
@@ -104,10 +108,37 @@ class LabelState:
         return self.state in FINAL_LABEL
 
     @property
+    def is_first(self) -> bool:
+        """Whether it is the label that a crystal is known by: no further one, and no reference of a rung."""
+        return self.purpose != "follow_up" and self.step is None
+
+    @property
+    def is_lost_element(self) -> bool:
+        """Whether it is an element that could not be computed, without which nothing is judged."""
+        return self.purpose == "reference" and self.state == LabelStatus.FAILED and self.rank == 0
+
+    @property
+    def on_ladder(self) -> bool:
+        """Whether it is a first label, or one of a rung of the ladder."""
+        return self.rung > 0 or self.is_first
+
+    @property
     def begun(self) -> bool:
         """Whether a job of it runs, or ran: after a crash its label is queued again, and begun all the same."""
         done = any(job.state == LabelStatus.DONE for job in self.jobs)
         return not self.final and (self.state == LabelStatus.RUNNING or done)
+
+
+@dataclass(frozen=True)
+class StepState:
+    """A step of the ladder that was decided."""
+
+    index: int
+    round: int
+    last: bool
+    labels: tuple[str, ...]
+    done_seen: int
+    made: bool
 
 
 @dataclass(frozen=True)
@@ -131,6 +162,8 @@ class CampaignState:
     """Candidate id -> label id."""
     models: Mapping[tuple[str, int], ModelState] = field(default_factory=dict)
     """(key, term) -> version; a pair that is absent is not decided yet."""
+    steps: Mapping[int, StepState] = field(default_factory=dict)
+    """Steps of the ladder by their number."""
     references_known: bool = False
     """The reference labels of this campaign have been written."""
     stop_requested: str | None = None
@@ -143,8 +176,12 @@ class CampaignState:
     def with_labels(self, labels: Iterable[LabelState]) -> CampaignState:
         """Return the state with these labels put in."""
         new = {label.id: label for label in labels}
-        owners = {label.candidate_id: label.id for label in new.values() if label.purpose != "follow_up"}
+        owners = {label.candidate_id: label.id for label in new.values() if label.is_first}
         return replace(self, labels={**self.labels, **new}, by_candidate={**self.by_candidate, **owners})
+
+    def with_step(self, step: StepState) -> CampaignState:
+        """Return the state with this step of the ladder put in."""
+        return replace(self, steps={**self.steps, step.index: step})
 
     def with_model(self, model: ModelState) -> CampaignState:
         """Return the state with this version decided."""
@@ -174,8 +211,18 @@ class CampaignState:
         return found
 
     def references(self) -> list[LabelState]:
-        """Return the labels of elements and hull phases."""
+        """Return the labels of elements and hull phases, those of rungs among them."""
         return [label for label in self.labels.values() if label.purpose == "reference"]
+
+    def stable_found(self) -> int:
+        """Return how many candidates are stable by the highest judged rung that is done."""
+        best: dict[str, LabelState] = {}
+        for label in self.labels.values():
+            if label.has_verdict and label.purpose != "reference":
+                known = best.get(label.candidate_id)
+                if known is None or label.rung > known.rung:
+                    best[label.candidate_id] = label
+        return sum(label.stable for label in best.values())
 
 
 def project_member(document: Mapping[str, Any]) -> Member:
@@ -235,14 +282,29 @@ def project_label(document: Mapping[str, Any]) -> LabelState:
         stable=bool(result.get("stable")),
         core_hours=float(document.get("core_hours", 0.0)),
         followed=bool(document.get("followed")),
+        step=document.get("step"),
+        rung=int(document.get("rung") or 0),
+        has_verdict=result.get("e_above_hull") is not None,
     )
 
 
 LABEL_FIELDS = [
     "_id", "candidate_id", "purpose", "round", "rank", "state", "formula", "jobs", "core_hours", "judged",
-    "result.stable", "followed",
+    "result.stable", "result.e_above_hull", "followed", "step", "rung",
 ]  # fmt: skip
 """Fields of a label that `project_label` reads."""
+
+
+def project_step(document: Mapping[str, Any]) -> StepState:
+    """Project a step of the ladder."""
+    return StepState(
+        index=document["index"],
+        round=document["round"],
+        last=document["last"],
+        labels=tuple(one["label"] for one in document["climbs"]),
+        done_seen=document["done_seen"],
+        made=document["made"],
+    )
 
 
 def project_model(document: Mapping[str, Any]) -> ModelState:

@@ -116,7 +116,7 @@ def read_left(store: CampaignStore, work: Path, remains: Mapping[str, Remains]) 
     unsettled = _unsettled(store)
     owned = store.query(
         "labels",
-        {"candidate_id": {"$in": sorted(unsettled)}, "purpose": {"$ne": "follow_up"}},
+        {"candidate_id": {"$in": sorted(unsettled)}, "purpose": {"$ne": "follow_up"}, "step": None},
         fields=["_id", "candidate_id", "state"],
     )
     return Left(

@@ -24,7 +24,7 @@ LONGER = 1.5
 """What a job is given at least after a block that it used up in vain, in times of what it had there."""
 
 FIRST_LABELS = "first"
-"""Stands where further labels have their name in `labels.then`."""
+"""Stands where further labels have their name in `labels.then` or `labels.ladder`."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def priors(config: CampaignConfig, cores_per_job: int) -> dict[str, Prior]:
         "train": Prior(600.0),
         "build": Prior(5.0),
     }
-    entries = {name: labels.follow_up(name) for name in labels.then}
+    entries = {name: labels.follow_up(name) for name in labels.further}
     engines = {FIRST_LABELS: (labels.engine, labels.engine_options)}
     engines |= {name: (str(one.engine), one.engine_options or {}) for name, one in entries.items()}
     for name, (kind, options) in engines.items():

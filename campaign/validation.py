@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from campaign.components import check_components, expected_load, reference_of, spec_of
+from campaign.components import check_components, expected_load, reference_of, rung_costs, spec_of
 from campaign.config import CampaignConfig, load_config
 from campaign.errors import ComponentError, StoreError
+from campaign.label_costs import LabelCosts
 from campaign.parallel.fireworks_config import FireworksPoolConfig, LaunchPadConfig
 from campaign.parallel.pooling import site_sizes
 from campaign.run_folder import default_run_folder, located_store
@@ -32,7 +33,7 @@ def check_engine(config: CampaignConfig, site: Site) -> str:
     from flows.registry import ENGINES, build
 
     labels = config.labels
-    further = [labels.follow_up(name) for name in labels.then]
+    further = [labels.follow_up(name) for name in labels.further]
     wanted = [(labels.engine, labels.engine_options)]
     wanted += [(str(one.engine), dict(one.engine_options or {})) for one in further]
     prepared = bool(site.worker_init or site.environment or site.parsl_config)
@@ -67,6 +68,13 @@ def check_store(config: CampaignConfig, site: Site, run_dir: Path) -> str | None
             cure="use store.kind mongodb, or leave the block `driver` out of the site file",
         )  # fmt: skip
     return risk
+
+
+def _ladder_costs(config: CampaignConfig) -> str:
+    """Return what is expected of each rung for cells of the largest size, before any label has ended."""
+    costs = LabelCosts.of(config, rung_costs(config), ())
+    size = config.chemistry.max_atoms, "-".join(config.chemistry.elements)
+    return ", ".join(f"{one.name} {costs.core_hours(one.name, *size):.2g}" for one in config.labels.ladder)
 
 
 def validate(file: Path) -> Iterator[str]:
@@ -109,6 +117,8 @@ def validate(file: Path) -> Iterator[str]:
         if risk:
             yield f"  warning: {risk}"
     tasks = ", ".join(f"{kind} {number}" for kind, number in load.tasks.items())
+    if config.labels.ladder:
+        yield f"ladder: a label takes about {_ladder_costs(config)} core-hours"
     yield f"a round: at most {tasks} tasks; labels about {load.label_core_hours:.2f} core-hours"
     yield (
         f"once: {load.reference_labels} reference labels, about {load.reference_core_hours:.2f} core-hours; "

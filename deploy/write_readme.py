@@ -66,6 +66,10 @@ def yaml_blocks() -> str:
             parts += _table(block, schema)
     further = schema["$defs"]["FollowUpConfig"]
     parts += ["", "An entry of `labels.then`:", "", *_table(further, schema)]
+    rung = schema["$defs"]["RungConfig"]
+    own = {key: one for key, one in rung["properties"].items() if key not in further["properties"]}
+    words = "A rung of `labels.ladder` has those of an entry of `labels.then`, and:"
+    parts += ["", words, "", *_table({**rung, "properties": own}, schema)]
     return "\n".join(parts)
 
 

@@ -209,6 +209,15 @@ class Fragile(CountingLennardJones):
             raise RuntimeError("magnesium is too much")
 
 
+class FragileElement(CountingLennardJones):
+    """Fails on the element magnesium."""
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        super().calculate(*args, **kwargs)
+        if set(self.atoms.get_chemical_symbols()) == {"Mg"} and os.environ.get("FRAGILE", "1") == "1":
+            raise RuntimeError("magnesium is too much")
+
+
 class PerovskiteTrials:
     """Cubic perovskites of the formula that is asked, several trials of each of its two genes."""
 

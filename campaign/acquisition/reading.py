@@ -13,6 +13,7 @@ from campaign.acquisition.beliefs import Candidates
 from campaign.acquisition.policies import ChoiceContext
 from campaign.acquisition.ranking import read
 from campaign.acquisition.shares import Yielded
+from campaign.acquisition.verdicts import climbed_results
 from campaign.config import CampaignConfig
 from campaign.documents import CandidateStatus, derive_seed
 from campaign.plan import Spec
@@ -54,10 +55,11 @@ class AcquisitionReader:
             {"purpose": "candidate", "state": "done", "round": {"$lt": term}},
             fields=["predicted.e_above_hull", "result.e_above_hull", "round", "rank"],
         )
+        higher = climbed_results(self.store, self.spec, term, ["e_above_hull"])
         pairs = []
         for one in sorted(found, key=lambda one: (one["round"], one["rank"])):
             predicted = (one.get("predicted") or {}).get("e_above_hull")
-            computed = (one.get("result") or {}).get("e_above_hull")
+            computed = (higher.get(one["_id"]) or one.get("result") or {}).get("e_above_hull")
             if predicted is not None and computed is not None:
                 pairs.append((float(predicted), float(computed)))
         return pairs
@@ -66,10 +68,15 @@ class AcquisitionReader:
         """Return what came of each generator's crystals in the rounds before `term`."""
         limit = self.config.learn.stable_ev_per_atom
         known = {"purpose": "candidate", "state": "done", "round": {"$lt": term}}
-        labels = self.store.query(
-            "labels", known | {"result.e_above_hull": {"$lte": limit}}, fields=["models"]
+        higher = climbed_results(self.store, self.spec, term, ["e_above_hull"])
+        near = [{"result.e_above_hull": {"$lte": limit}}, {"_id": {"$in": list(higher)}}]
+        labels = self.store.query("labels", known | {"$or": near}, fields=["models", "result.e_above_hull"])
+        stable = Counter(
+            key
+            for one in labels
+            if higher.get(one["_id"], one["result"])["e_above_hull"] <= limit
+            for key in one["models"]
         )
-        stable = Counter(key for one in labels for key in one["models"])
         asked: Counter[str] = Counter()
         for one in self.store.query("rounds", {"index": {"$lt": term}}, fields=["batches"]):
             for batch in one["batches"].values():

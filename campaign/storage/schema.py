@@ -8,6 +8,7 @@ STORE_VERSION = 1
 COLLECTIONS = (
     "campaigns",
     "rounds",
+    "ladder",
     "candidates",
     "labels",
     "flows",
@@ -28,6 +29,7 @@ LARGE_COLLECTIONS = frozenset({"data"})
 INDEXES: dict[str, tuple[str, ...]] = {
     "campaigns": ("name", "state"),
     "rounds": ("campaign", "index"),
+    "ladder": ("campaign", "index"),
     "candidates": (
         "campaign",
         "state",
@@ -51,6 +53,7 @@ INDEXES: dict[str, tuple[str, ...]] = {
         "settings_hash",
         "failure.cause",
         "result.e_above_hull",
+        "verdict.e_above_hull",
     ),
     "flows": ("campaign", "label_id"),
     "models": ("campaign", "key", "state"),

@@ -37,10 +37,10 @@ def export(store: CampaignStore, what: str, target: Path) -> int:
 
 
 def _labelled(store: CampaignStore) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield (row, label document) of every finished label."""
+    """Yield (row, label document) of every labelled candidate: the label that its verdict comes from."""
     for row in result_rows(store):
         if row["state"] == "done":
-            label = store.get("labels", row["label_id"])
+            label = store.get("labels", row["verdict_label_id"])
             if label is not None:
                 yield row, label
 

@@ -29,7 +29,9 @@ def summary(store: CampaignStore, name: str, *, best: int = 5) -> dict[str, Any]
     driver = _driver(store, name)
     wanted = {"purpose": "candidate"}
     labels = store.count_by("labels", "state", wanted)
-    stable = store.count("labels", {**wanted, "state": "done", "result.stable": True})
+    ladder = _ladder(campaign)
+    verdict = "verdict" if ladder else "result"
+    stable = store.count("labels", {**wanted, "state": "done", f"{verdict}.stable": True})
     blocks = list(store.query("blocks"))
     usage = _usage(store, campaign, blocks, driver)
     stop = (campaign.get("config") or {}).get("stop") or {}
@@ -44,10 +46,11 @@ def summary(store: CampaignStore, name: str, *, best: int = 5) -> dict[str, Any]
         "rejected_by": _without_none(store.count_by("candidates", "rejected_by")),
         "labels": labels,
         "references": store.count_by("labels", "state", {"purpose": "reference"}),
+        "ladder": {rung: store.count_by("labels", "state", _of_rung(rung)) for rung in ladder},
         "stable": stable,
         "failures": _without_none(store.count_by("labels", "failure.cause", {"state": "failed"})),
         "models": store.count_by("models", "state"),
-        "best": best_labels(store, best),
+        "best": best_labels(store, best, verdict),
         "usage": usage,
         "stop": stop,
         "budgets": [one.document() for one in _budgets(stop, usage, labels, stable)],
@@ -113,13 +116,29 @@ def rounds(store: CampaignStore) -> list[dict[str, Any]]:
     return rows
 
 
-def best_labels(store: CampaignStore, n: int) -> list[dict[str, Any]]:
-    """Return the labels closest to, or furthest below, the hull."""
+def _ladder(campaign: Mapping[str, Any]) -> list[str]:
+    """Return the names of the rungs that a campaign has."""
+    labels = (campaign.get("config") or {}).get("labels") or {}
+    return [rung["name"] for rung in labels.get("ladder") or ()]
+
+
+def _of_rung(rung: str) -> dict[str, Any]:
+    return {"purpose": "follow_up", "step": rung}
+
+
+def best_labels(store: CampaignStore, n: int, verdict: str = "result") -> list[dict[str, Any]]:
+    """Return the labels of the candidates closest to, or furthest below, the hull.
+
+    Args:
+        store: The campaign's store.
+        n: How many.
+        verdict: `verdict` in a campaign with a ladder, where it stands in that field.
+    """
     found = store.query(
         "labels",
-        {"purpose": "candidate", "state": "done", "result.e_above_hull": {"$ne": None}},
+        {"purpose": "candidate", "state": "done", f"{verdict}.e_above_hull": {"$ne": None}},
         fields=LABEL_FIELDS,
-        sort=[("result.e_above_hull", 1)],
+        sort=[(f"{verdict}.e_above_hull", 1)],
         limit=n,
     )
     return [label_row(one, store) for one in found]
@@ -139,7 +158,7 @@ def result_rows(store: CampaignStore) -> list[dict[str, Any]]:
 LABEL_FIELDS = [
     "_id", "candidate_id", "formula", "round", "rank", "state", "engine", "core_hours", "predicted",
     "result.e_above_hull", "result.formation_energy_per_atom", "result.stable", "result.spacegroup_after",
-    "failure.cause",
+    "failure.cause", "verdict",
 ]  # fmt: skip
 
 
@@ -147,7 +166,7 @@ def label_row(label: dict[str, Any], store: CampaignStore) -> dict[str, Any]:
     """Join a label with its candidate into a flat row."""
     candidate = store.get("candidates", label["candidate_id"]) or {}
     result, predicted = label.get("result") or {}, label.get("predicted") or {}
-    belief = predicted.get("belief_e_above_hull") or {}
+    belief, verdict = predicted.get("belief_e_above_hull") or {}, label.get("verdict") or result
     return {
         "formula": label["formula"],
         "spacegroup": result.get("spacegroup_after") or spacegroup_of(candidate),
@@ -157,13 +176,15 @@ def label_row(label: dict[str, Any], store: CampaignStore) -> dict[str, Any]:
         "surrogate_e_above_hull": predicted.get("e_above_hull"),
         "predicted_e_above_hull": belief.get("mean"),
         "predicted_std": belief.get("std"),
-        "e_above_hull": result.get("e_above_hull"),
-        "formation_energy_per_atom": result.get("formation_energy_per_atom"),
-        "stable": bool(result.get("stable")),
+        "e_above_hull": verdict.get("e_above_hull"),
+        "formation_energy_per_atom": verdict.get("formation_energy_per_atom"),
+        "stable": bool(verdict.get("stable")),
+        "rung": verdict.get("step"),
         "core_hours": label.get("core_hours", 0.0),
         "state": label["state"],
         "cause": (label.get("failure") or {}).get("cause"),
         "label_id": label["_id"],
+        "verdict_label_id": verdict.get("label") or label["_id"],
         "candidate_id": label["candidate_id"],
     }
 

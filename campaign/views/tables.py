@@ -26,13 +26,17 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     for row in rows:
         predicted, std = row["predicted_e_above_hull"], row["predicted_std"]
         belief = "–" if predicted is None else f"{predicted:+.3f}±{std:.3f}"
-        found = f"{row['e_above_hull']:+.3f}" if row["e_above_hull"] is not None else _without(row)
+        found = _verdict(row) if row["e_above_hull"] is not None else _without(row)
         style = "bold green" if row["stable"] else ""
         table.add_row(
             row["formula"], str(row["spacegroup"] or "–"), row["generator"], str(row["round"]), belief, found,
             f"{row['core_hours']:.3f}", style=style,
         )  # fmt: skip
     return table
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    return f"{row['e_above_hull']:+.3f}" + (f" {row['rung']}" if row["rung"] else "")
 
 
 def _without(row: Mapping[str, Any]) -> str:
@@ -61,6 +65,8 @@ def status_view(
         rejected = sorted(status["rejected_by"].items(), key=lambda item: -item[1])
         table.add_row("rejected by", "  ".join(f"{name} {number}" for name, number in rejected))
     table.add_row("labels", _counts(status["labels"]) + f"  stable {status['stable']}")
+    for rung, of_rung in status["ladder"].items():
+        table.add_row(f"rung {rung}", _counts(of_rung))
     table.add_row("references", _counts(status["references"]))
     if status["failures"]:
         table.add_row("failures", _counts(status["failures"]))

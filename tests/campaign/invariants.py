@@ -49,6 +49,8 @@ class Campaign:
         self.events = by_id(store, "events")
         self.outputs = list(store.query("jobs", fields=["uuid", "index"]))
         self.meta = by_id(store, META)
+        self.steps = sorted(store.query("ladder"), key=lambda one: one["index"])
+        self.climbed = {climb["label"] for step in self.steps for climb in step["climbs"]}
         self.chosen = {
             name: (one["index"], rank)
             for one in self.rounds
@@ -81,6 +83,7 @@ def violations(store: CampaignStore, folder: RunFolder, *, ended: bool = True) -
 def always(campaign: Campaign) -> Iterator[str]:
     yield from _house_keeping(campaign)
     yield from _rounds(campaign)
+    yield from _ladder(campaign)
     for candidate in campaign.candidates.values():
         yield from _candidate(candidate, campaign)
     for label in campaign.labels.values():
@@ -105,6 +108,8 @@ def at_the_end(campaign: Campaign) -> Iterator[str]:
         if one["selected"] is None:
             yield f"round {one['index']} has made no choice"
     yield from _ended_labels(campaign)
+    if campaign.config.labels.ladder and not (campaign.steps[-1]["last"] and campaign.steps[-1]["made"]):
+        yield "the ladder has had no last step"
     waiting = [name for name, one in campaign.candidates.items() if one["state"] == "sampled"]
     if waiting:
         yield f"{len(waiting)} candidates were never screened, such as {waiting[0]}"
@@ -182,6 +187,31 @@ def _choice(one: Mapping[str, Any], screened: bool, campaign: Campaign) -> Itera
         yield f"round {index} chose too many"
 
 
+def _ladder(campaign: Campaign) -> Iterator[str]:
+    """Steps are in order, one per round but for the last ones; nobody climbs a rung twice, or leaves one out."""
+    steps = campaign.steps
+    if [one["index"] for one in steps] != list(range(len(steps))):
+        yield "steps of the ladder are missing"
+    if [one["round"] for one in steps if not one["last"]] != list(
+        range(sum(not one["last"] for one in steps))
+    ):
+        yield "steps of the ladder are not one per round"
+    names = [rung.name for rung in campaign.config.labels.ladder]
+    places: dict[str, int] = {}
+    for step in steps:
+        for climb in step["climbs"]:
+            if names.index(climb["rung"]) != places.get(climb["root"], 0):
+                yield f"{climb['root']} climbed to {climb['rung']} from rung {places.get(climb['root'], 0)}"
+            places[climb["root"]] = names.index(climb["rung"]) + 1
+            if step["made"] and climb["label"] not in campaign.labels:
+                yield f"step {step['index']} of the ladder has a label that was not made"
+        if not step["made"] and step is not steps[-1]:
+            yield f"step {step['index']} of the ladder was left unmade"
+    opened = [rung for step in steps for rung in step["opened"]]
+    if len(set(opened)) != len(opened):
+        yield f"references of a rung were asked for twice: {opened}"
+
+
 def _candidate(one: Mapping[str, Any], campaign: Campaign) -> Iterator[str]:
     name, last = one["_id"], len(campaign.spec.segments)
     if one["round"] not in {each["index"] for each in campaign.rounds}:
@@ -214,8 +244,10 @@ def _label(label: Mapping[str, Any], campaign: Campaign) -> Iterator[str]:
         parent = campaign.labels.get(label["parent"])
         if parent is None or parent["state"] != "done" or parent["candidate_id"] != label["candidate_id"]:
             yield f"label {name} follows a label that is not done, or not its candidate's"
-        if label["step"] not in campaign.config.labels.then:
+        if label["step"] not in campaign.config.labels.further:
             yield f"label {name} is a step that nobody asked for"
+        if (label["rung"] > 0) != (name in campaign.climbed):
+            yield f"label {name} is on rung {label['rung']}, and the ladder's steps say otherwise"
     elif label["round"] != -1:
         yield f"label {name} is a reference of round {label['round']}"
     yield from _outcome(label, campaign)
@@ -230,7 +262,8 @@ def _outcome(label: Mapping[str, Any], campaign: Campaign) -> Iterator[str]:
     if label["judged"] and purpose != "follow_up":
         if label["state"] != "done" or "e_above_hull" not in label["result"]:
             yield f"label {name} was judged without a result"
-        if any(one["state"] not in FINAL for one in campaign.owned("reference").values()):
+        own = [one for one in campaign.owned("reference").values() if one["step"] == label["step"]]
+        if any(one["state"] not in FINAL for one in own):
             yield f"label {name} was judged before the references were known"
     if label["followed"] and label["state"] not in FINAL:
         yield f"label {name} was followed before its end"

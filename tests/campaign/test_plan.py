@@ -324,6 +324,7 @@ def test_a_label_that_was_begun_before_a_crash_is_finished_after_its_budget():
 def test_stable_candidates_end_the_campaign():
     spec = spec_with(stop={"rounds": 3, "stable_found": 1})
     found = replace(label("a", "candidate", 0, 0), state=LabelStatus.DONE, judged=True, stable=True)
+    found = replace(found, has_verdict=True)
     actions = plan(CampaignState(references_known=True).with_labels([found]), spec, FREE, set())
     assert isinstance(actions[0], Finish)
     assert "stable_found 1 of 1" in actions[0].reason

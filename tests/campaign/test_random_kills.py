@@ -27,11 +27,17 @@ from flows.job_files import read_result
 
 FRAGILE = {"calculator": "components:Fragile"}
 ENGINE_HULL = {"hull": "engine", "flow": "relax_static", "flow_options": {"relax_cell": False}}
+LADDER = [
+    {"name": "precise", "flow": "static", "judge": True, "engine_options": {"sigma": 2.45}},
+    {"name": "sound", "flow": "static", "when": "precise.stable", "engine_options": {"sigma": 2.4}},
+]
+"""Rungs whose engine differs from the first labels' in one number."""
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "jobs one after another, references first": {"labels": ENGINE_HULL},
     "labels that fail": {"labels": FRAGILE},
     "further labels": {"labels": {"then": {"relax": {"flow_options": {"relax_cell": False}}}}},
+    "a ladder": {"labels": {"ladder": LADDER, "ladder_costs": "estimated", "ladder_lag_rounds": 0}},
     "no model, no lookahead": {"learn": {"heads": []}, "acquisition": {"lookahead_rounds": 0}, "stop": {"rounds": 3}},
 }  # fmt: skip
 """Campaigns that are killed: what differs from the small one."""
@@ -111,6 +117,9 @@ class Killer:
             options["calculator"] = blocks["labels"].pop("calculator")
         options["calculator_options"] = {"log": str(folder / "executions.jsonl")}
         blocks["labels"]["engine_options"] = options
+        for rung in blocks["labels"].get("ladder", ()):
+            own = {**options["calculator_options"], **rung["engine_options"]}
+            rung["engine_options"] = {**options, "calculator_options": own}
         (folder / "site.yaml").write_text(
             "name: two\npools: {gpu: {workers: 1}, cpu: {workers: 1}, dft: {workers: 2}}\n"
         )
@@ -171,7 +180,7 @@ def essence(run: RunFolder) -> dict[str, Any]:
     with run.store() as store:
         stored = list(store.query("labels"))
         # The engine's options name a log of this run's own, and labels' ids are made of them.
-        names = {one["_id"]: f"{one['candidate_id']}/{one['step'] or one['purpose']}" for one in stored}
+        names = {one["_id"]: f"{one['candidate_id']}/{one['purpose']}/{one['step'] or ''}" for one in stored}
         labels = {
             names[one["_id"]]: [
                 one["state"], one["round"], one["rank"], names.get(one["parent"]), one["models"],
@@ -193,6 +202,13 @@ def essence(run: RunFolder) -> dict[str, Any]:
             for one in store.query("models")
         }
         rounds = {one["_id"]: [one["selected"], one["to_score"]] for one in store.query("rounds")}
+        rounds |= {
+            f"step {one['index']}": [
+                one["round"], one["opened"],
+                [[names[each["root"]], each["rung"], each["rank"]] for each in one["climbs"]],
+            ]
+            for one in store.query("ladder")
+        }  # fmt: skip
     return {"labels": labels, "candidates": candidates, "models": models, "rounds": rounds}
 
 
