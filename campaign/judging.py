@@ -32,7 +32,8 @@ class Judges:
     def predictions(self, structures: Sequence[Structure]) -> list[dict[str, Any]]:
         """Return {head_NAME: {mean, std}} of each crystal, of several heads for one property the first's.
 
-        Where the formation energy is known, so is `head_e_above_hull`, against the reference hull [eV/atom].
+        `head_e_above_hull` [eV/atom] is what a head says that names e_above_hull; where none does and the formation
+        energy is known, it follows from that and the reference hull.
         """
         found: list[dict[str, Any]] = [{} for _ in structures]
         for model in self._models("head"):
@@ -43,7 +44,7 @@ class Judges:
                     one.setdefault(f"head_{name}", {"mean": mean, "std": std})
         for one, structure in zip(found, structures, strict=True):
             energy = one.get("head_formation_energy_per_atom")
-            if energy is not None:
+            if energy is not None and "head_e_above_hull" not in one:
                 above = reference_hull(self._reference).e_above_hull(structure.composition, energy["mean"])
                 one["head_e_above_hull"] = {"mean": above, "std": energy["std"]}
         return found

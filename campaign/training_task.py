@@ -188,45 +188,23 @@ def _given_version(task: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fine_tune_judge(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
     """Fine-tune a head or discriminator, and hold it against its parent on held-out crystals."""
+    from campaign.calibrating import foresee, recalibrate
     from models.metrics import gate
 
     kind = model_class(task["role"], task["kind"])
     parent, child = kind.load(Path(task["parent"])), kind.load(Path(task["parent"]))
-    foreseen = _foreseen(child, sets)
+    foreseen = foresee(child, sets.fresh, sets.labelled_held_out)
     child.fine_tune(sets.labelled, sets.train, task["seed"])
-    calibration = (
-        child.recalibrate(sets.held_out, sets.labelled_held_out) if hasattr(child, "recalibrate") else {}
-    )
-    before, after = _held_out_metrics(parent, sets), _held_out_metrics(child, sets)
+    calibration = recalibrate(child, sets.held_out, sets.labelled_held_out)
+    before = _held_out_metrics(parent, sets) | foreseen
+    after = _held_out_metrics(child, sets) | calibration
     metric = GATE_METRIC[task["role"]]
     old, new = _gate_figure(before, metric), _gate_figure(after, metric)
     allowed = task["gate_tolerance"] * old.get(metric, 0.0)
     verdict = gate(old, new, metric, allowed)
-    before |= _calibration("foreseen", foreseen)
-    after |= _calibration("calibration", calibration)
     return _kept(
         task, child, sets.labelled_ids, before, after, promoted=verdict.passed, verdict=verdict.reason
     )
-
-
-CALIBRATION_METRICS = frozenset(
-    {"n", "n_calibration", "coverage_50", "coverage_68", "coverage_90", "coverage_95", "width_90", "z_std"}
-    | {"calibration_error", "reliability", "temperature"}
-)
-"""Figures of calibration, which are kept with a version beside those that judge it."""
-
-
-def _foreseen(model: Any, sets: Sets) -> dict[str, float]:
-    """Let a version that is about to learn new labels remember how wrong it is about them, where its kind can."""
-    held = {id(one) for one in sets.labelled_held_out}
-    new = [one for one in sets.fresh if id(one) not in held]
-    return model.foresee(new) if hasattr(model, "foresee") and new else {}
-
-
-def _calibration(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return a group of metrics with the figures of calibration alone, if there are any."""
-    kept = {key: value for key, value in metrics.items() if key.rpartition(":")[2] in CALIBRATION_METRICS}
-    return {name: kept} if kept else {}
 
 
 def _held_out_metrics(model: Any, sets: Sets) -> dict[str, Any]:

@@ -4,8 +4,8 @@ python tests/benchmarks/screening_gain.py --output docs/results/screening_gain
 
 Generators and a head learn the same crystals of the Materials Project. Each generator is asked for crystals, of any
 elements that it knows; every one of them is relaxed with CHGNet and measured against the hull. The head judges the
-crystals before, as they come from the generator, as in a campaign: it foretells the formation energy, and the hull
-does the rest. Relaxing the best fifth by its ranking is held against relaxing as many at random.
+crystals before, as they come from the generator: it foretells their energy above the hull, or their formation energy
+and the hull does the rest. Relaxing the best fifth by its ranking is held against relaxing as many at random.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ LEFT_OUT = {
     "([generated crystals](wycryst_generation.md)): there is nothing to find",
 }
 """Registered generators that are not run, and why."""
+
+DIRECT, OVER_HULL = "energy above the hull, foretold", "formation energy foretold, over the hull"
+"""Ways of ranking: a campaign takes the first one where a head names e_above_hull, else the second one."""
 
 LIMITS = (0.0, 0.1)
 """Stable, and nearly so: at most this far above the hull [eV/atom]."""
@@ -171,9 +174,9 @@ def ways_of_ranking(head: Any, crystals: Sequence[Structure], context: ScreenCon
     hull = np.array([context.hull.hull_energy_per_atom(crystal.composition) for crystal in crystals])
     energy, above = said.mean[:, 0] - hull, said.mean[:, 1]
     return {
-        "formation energy over the hull": energy,
+        DIRECT: above,
+        OVER_HULL: energy,
         "the same, less one std": energy - said.std[:, 0],
-        "e_above_hull itself": above,
     }
 
 
@@ -223,10 +226,10 @@ def interval_of_gain(found: Array, score: Array, seed: int) -> tuple[float, floa
 
 def page(facts: dict[str, object], pools: Sequence[Pool], rows: Sequence[dict[str, object]]) -> list[str]:
     """Return the page in Markdown."""
-    main_way = next(iter(pools[0].scores))
     ranks = []
     for one in pools:
         known = np.isfinite(one.above)
+        truth = one.above[known]
         ranks.append(
             {
                 "generator": one.name,
@@ -234,8 +237,14 @@ def page(facts: dict[str, object], pools: Sequence[Pool], rows: Sequence[dict[st
                 "relaxed": len(one.above),
                 "failed": int((~known).sum()),
                 "seconds per relaxation": round(one.seconds / max(len(one.above), 1), 2),
-                "median above the hull [eV/atom]": round(float(np.median(one.above[known])), 3),
-                "rank correlation": round(spearman(one.above[known], one.scores[main_way][known]) or 0.0, 2),
+                "median above the hull [eV/atom]": round(float(np.median(truth)), 3),
+                **{
+                    f"rank correlation, {way}": round(spearman(truth, one.scores[way][known]) or 0.0, 2)
+                    for way in (DIRECT, OVER_HULL)
+                },
+                "formation energy too low by [eV/atom]": round(
+                    float((truth - one.scores[OVER_HULL][known]).mean()), 2
+                ),
             }
         )
     return [
@@ -255,7 +264,20 @@ def page(facts: dict[str, object], pools: Sequence[Pool], rows: Sequence[dict[st
         "",
         *table_lines(ranks),
         "",
-        *reading(rows, main_way),
+        *reading(rows, DIRECT),
+        "",
+        "What bounds it:",
+        "",
+        "- A gain is at most the last column of the first table: the more there is to find at random, the less.",
+        "- The head has learnt crystals of the Materials Project, nearly all on the hull or a little above it. The "
+        "formation energies that it foretells for generated crystals are too low by as much as the second table says, "
+        "and the lowest over the hull are those that it is most wrong about: this way finds about as many as chance. "
+        "Taking a standard deviation off makes it worse.",
+        "- Foretelling the energy above the hull is no good regression either, but its order is worth something. A "
+        "campaign ranks by it where the head's options say `properties: [formation_energy_per_atom, e_above_hull]`.",
+        "- The three ways were set before the run; that the first one is the best is known from it, and from one seed: "
+        "its intervals do not count that choice.",
+        "- The head `wyckoff` reads no coordinates: that the crystals were not relaxed yet makes no difference to it.",
         "",
         "Not run:",
         "",
@@ -264,7 +286,7 @@ def page(facts: dict[str, object], pools: Sequence[Pool], rows: Sequence[dict[st
 
 
 def reading(rows: Sequence[dict[str, object]], way: str) -> list[str]:
-    """Return which rows of the campaign's own ranking miss the goal."""
+    """Return which rows of a way of ranking miss the goal."""
     own = [row for row in rows if row["ranked by"] == way]
     missed = [row for row in own if not float(str(row["gain"])) >= GOAL]
     told = "; ".join(
@@ -272,7 +294,7 @@ def reading(rows: Sequence[dict[str, object]], way: str) -> list[str]:
         for row in missed
     )
     return [
-        f"Ranked as a campaign does it, by the {way}, {len(own) - len(missed)} of {len(own)} rows reach {GOAL}."
+        f"Ranked by {way}, {len(own) - len(missed)} of {len(own)} rows reach {GOAL}."
         + (f" Missed: {told}." if missed else "")
     ]
 
