@@ -63,7 +63,7 @@ def examine(
     """
     folder = folder or Path.cwd()
     rows = [*check_python(), *check_packages(), *check_location(), *check_weights(), *check_engines()]
-    rows += [*check_embedded_store(), *check_disk(folder), *check_machine()]
+    rows += [*check_embedded_store(), *check_disk(folder), *check_runs(folder), *check_machine()]
     if uri:
         rows += check_mongodb(uri)
     if site:
@@ -192,20 +192,22 @@ def check_mongodb(source: str) -> list[Check]:
 
 
 def check_disk(folder: Path) -> list[Check]:
-    """Return the free space where runs are kept by default, and whether an embedded store is safe there."""
-    from campaign.storage.sqlite_file import network_file_system
-
+    """Return the free space where runs are kept by default."""
     free_gb = shutil.disk_usage(folder).free / 1e9
     found = f"{free_gb:.1f} GB free in {folder}"
+    return [Check("disk", free_gb >= NEEDED_FREE_GB, found, f"free at least {NEEDED_FREE_GB:g} GB")]
+
+
+def check_runs(folder: Path) -> list[Check]:
+    """Return whether an embedded store is safe where runs are kept by default."""
+    from campaign.storage.sqlite_file import network_file_system
+
     kind = network_file_system(folder.resolve())
     where = "on a local disk" if kind is None else f"on a network file system ({kind})"
     cure = (
         "an embedded store is not safe there: put it on a local disk (store.path), or use store.kind mongodb"
     )
-    return [
-        Check("disk", free_gb >= NEEDED_FREE_GB, found, f"free at least {NEEDED_FREE_GB:g} GB"),
-        Check("runs", kind is None, where, cure, optional=True),
-    ]
+    return [Check("embedded store of runs", kind is None, f"{folder} is {where}", cure, optional=True)]
 
 
 def check_machine() -> list[Check]:

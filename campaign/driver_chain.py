@@ -31,8 +31,8 @@ VAIN_DRIVERS = 3
 STEADY_S = 60.0
 """A driver that lived for so long did not die young [s]."""
 
-End = Literal["", "walltime", "interrupted", "crashed", "over"]
-"""How a driver ended; '' while it runs, and for ever if it was killed."""
+End = Literal["", "walltime", "interrupted", "crashed", "away", "over"]
+"""How a driver ended; '' while it runs, and for ever if it was killed. `away`: it only waited for the store."""
 
 
 class ChainJob(BaseModel):
@@ -47,7 +47,7 @@ class ChainJob(BaseModel):
     """It lived for `STEADY_S`."""
     end: End = ""
     tasks: int | None = None
-    """Tasks that ended while it drove; None if it was killed."""
+    """Tasks that ended while it drove; None if it was killed, or the store did not tell."""
 
     @property
     def in_vain(self) -> bool:
@@ -78,6 +78,11 @@ class Chain(BaseModel):
         """Return the jobs that came before one."""
         ids = [job.id for job in self.jobs]
         return self.jobs[: ids.index(job_id)] if job_id in ids else self.jobs
+
+    def waited_since(self, job_id: str) -> str | None:
+        """Return when the first of the drivers just before a job began that only waited for the store's server."""
+        waited = list(itertools.takewhile(lambda job: job.end == "away", reversed(self.before(job_id))))
+        return waited[-1].began if waited else None
 
     def after(self, job_id: str) -> tuple[ChainJob, ...]:
         """Return the jobs that come after one."""

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from campaign.documents import CampaignStatus, now
@@ -25,11 +26,12 @@ from campaign.driver_chain import (
     End,
     drivers_in_vain,
     end_chain,
+    read_chain,
     submit_job,
     update_chain,
     was_cancelled,
 )
-from campaign.errors import CampaignError, SiteError, StoreUnreachableError
+from campaign.errors import CampaignError, SiteError, StoreAwayError, StoreUnreachableError
 from campaign.launch import Outcome, resume
 from campaign.lease import holder
 from campaign.parallel.pools import PoolKind
@@ -39,6 +41,9 @@ from campaign.site import load_site, pool_of, pools_with_workers
 
 _WAIT_S = 3 * LEASE_TTL_S
 """How long the lease of the driver before may take to expire [s]."""
+
+FIRST_LOOK_S, LONGEST_LOOK_S = 1.0, 30.0
+"""Pauses between two looks whether the store's server is back [s]; each is twice the one before."""
 
 SUBMIT_AGAIN_S = 300.0
 """After so long a driver tries again to submit its successor, if Slurm did not take it [s]."""
@@ -79,11 +84,11 @@ def _drive(folder: RunFolder, job_id: str, kind: PoolKind) -> int:
     steady = threading.Timer(STEADY_S, update_chain, (folder, lambda old: old.with_job(job_id, steady=True)))
     steady.daemon = True
     steady.start()
-    before = _tasks_done(folder)
-    end, ended = _carry_on(folder, kind, retry=chain.retry and len(chain.jobs) == 1)
+    end, ended, done = _wait_for_store(folder, job_id) or _counted(
+        folder, kind, retry=chain.retry and len(chain.jobs) == 1
+    )
     steady.cancel()
     over.set()
-    done = _tasks_done(folder) - before
     update_chain(folder, lambda old: old.with_job(job_id, end=end, tasks=done))
     if ended:
         return _end(folder, ended, event=end == "crashed")
@@ -123,6 +128,46 @@ def _keep_submitting(folder: RunFolder, job_id: str, over: threading.Event) -> N
     """Try again until there is a successor: a driver that is killed meanwhile would have none."""
     while not over.wait(SUBMIT_AGAIN_S) and _submit_successor(folder, job_id) is None:
         pass
+
+
+def _wait_for_store(folder: RunFolder, job_id: str) -> tuple[End, str | None, int] | None:
+    """Wait until the store's server answers; None once it does, or where nothing is to be waited for.
+
+    SIGUSR1 has to be blocked, as it is before a driver's loop begins.
+
+    Returns:
+        How this driver ends otherwise, why the chain ends with it, if it does, and that no task was done.
+    """
+    hours, chain = folder.config().store.outage_hours, read_chain(folder) or Chain()
+    since = datetime.fromisoformat(chain.waited_since(job_id) or now())
+    told, pause = False, FIRST_LOOK_S
+    while hours > 0:
+        try:
+            with folder.store():
+                return None
+        except StoreAwayError as error:
+            if not told:
+                _say(f"waiting for at most {hours:g} h: {error.one_line()}")
+        except CampaignError:  # no outage: what opens it next tells
+            return None
+        told = True
+        ended = (read_chain(folder) or Chain()).ended
+        if ended:
+            return "over", ended, 0
+        if (datetime.now(UTC) - since).total_seconds() > hours * 3600:
+            return "over", f"the MongoDB server has not answered for {hours:g} h", 0
+        if signal.sigtimedwait({signal.SIGUSR1}, pause) is not None:
+            return "away", None, 0
+        pause = min(2 * pause, LONGEST_LOOK_S)
+    return None
+
+
+def _counted(folder: RunFolder, kind: PoolKind, *, retry: bool) -> tuple[End, str | None, int | None]:
+    """Drive; return how and why the driver ended as `_carry_on` does, and how many tasks ended meanwhile."""
+    before = _tasks_done(folder)
+    end, ended = _carry_on(folder, kind, retry=retry)
+    after = _tasks_done(folder)
+    return end, ended, None if before is None or after is None else after - before
 
 
 def _carry_on(folder: RunFolder, kind: PoolKind, *, retry: bool) -> tuple[End, str | None]:
@@ -168,12 +213,12 @@ def _judged(outcome: Outcome) -> tuple[End, str | None]:
     )  # preempted, or the node is shut down; if it was cancelled, the successor sees that
 
 
-def _tasks_done(folder: RunFolder) -> int:
-    """Return how many tasks of the campaign have ended so far; 0 where the store does not answer."""
+def _tasks_done(folder: RunFolder) -> int | None:
+    """Return how many tasks of the campaign have ended so far; None where the store does not answer."""
     with suppress(CampaignError), folder.store() as store:
         campaign = store.get("campaigns", folder.config().name) or {}
         return int(sum(n for key, n in (campaign.get("usage") or {}).items() if key.endswith("_tasks")))
-    return 0
+    return None
 
 
 def _wait_for_lease(folder: RunFolder) -> None:

@@ -28,10 +28,13 @@ def request_stop(run: Path, *, now: bool) -> str:
             campaign, driver = store.get("campaigns", name) or {}, holder(store, name)
     except StoreAwayError as error:
         _leave(folder, now=now)
+        told = _end_batch_jobs(
+            folder, running=False
+        )  # one that runs sees the request, or that the chain has ended
         done = "leaves at once" if now else "drains once the server is back (--now: leaves at once)"
         return (
             f"{error.what} ({error.value}), so whether a driver of {name} is at work cannot be known: "
-            f"if one waits for the server, it {done}; carry on with `campaign resume {folder.path}`"
+            f"if one waits for the server, it {done}{told}; carry on with `campaign resume {folder.path}`"
         )
     live = driver is not None and driver.is_live
     told = _end_batch_jobs(folder, running=not live)

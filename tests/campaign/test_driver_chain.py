@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import command_line
+import mongo_server
+import psutil
 import pytest
 import yaml
 from command_line import campaign
@@ -17,8 +20,10 @@ from test_detaching import slow_labels, state_of
 from test_driver import executions, labels_of, small_campaign
 
 from campaign import driver_job
+from campaign.config import load_config
 from campaign.driver_chain import Chain, ChainJob, drivers_in_vain, read_chain, submit_job, update_chain
 from campaign.run_folder import RunFolder
+from campaign.stopping import request_stop
 from campaign.storage import credentials
 
 
@@ -103,6 +108,33 @@ def test_a_killed_driver_is_succeeded_and_drivers_that_die_young_end_the_chain(c
 
 
 @pytest.mark.slow
+def test_a_chain_outlives_an_outage_at_a_hand_over(cluster, tmp_path):
+    """The driver is killed while the server is away: its successor waits, and carries on."""
+    binary = mongo_server.find_mongod()
+    if binary is None:
+        pytest.skip("no mongod")
+    (tmp_path / "db").mkdir()
+    server = mongo_server.start(binary, tmp_path / "db", mongo_server.free_port())
+    try:
+        store = {"kind": "mongodb", "uri": server.uri, "database": "small"}
+        run = batch_campaign(tmp_path, labels=slow_labels(tmp_path, 0.5), store=store)
+        cluster.wait_for(lambda: len(executions(tmp_path)) > 0, 120)
+        mongo_server.kill(server)
+        [driver] = [
+            one for one in psutil.process_iter(["cmdline"])
+            if {"campaign.driver_job", str(run.path)} <= set(one.info["cmdline"] or ())
+        ]  # fmt: skip
+        driver.kill()
+        cluster.wait_for(lambda: "waiting for at most 12 h" in run.driver_log.read_text(), 120)
+        server = mongo_server.start(binary, tmp_path / "db", server.port)
+        cluster.wait_for(lambda: chain_of(run).ended is not None and not cluster.live_jobs(), 240)
+        assert chain_of(run).ended == "campaign finished", run.driver_log.read_text()
+        assert len(labels_of(run)) == 6
+    finally:
+        mongo_server.kill(server)
+
+
+@pytest.mark.slow
 def test_a_cancelled_driver_is_not_succeeded(cluster, tmp_path):
     run = batch_campaign(tmp_path, labels=slow_labels(tmp_path, 0.5), stop={"rounds": 90})
     cluster.wait_for(lambda: len(executions(tmp_path)) > 0, 60)
@@ -169,6 +201,86 @@ def test_a_successor_that_slurm_did_not_take_is_submitted_again(commands, tmp_pa
     assert [job.id for job in chain_of(run).jobs] == ["7", "8"]
     assert (commands / "tries").read_text() == "x\n" * 3
     assert "--dependency=afterany:7" in (commands / "said").read_text()
+
+
+AWAY = {"kind": "mongodb", "uri": "mongodb://127.0.0.1:1", "database": "small"}
+"""A server that does not run."""
+
+
+@pytest.fixture
+def notice() -> Iterator[None]:
+    """Block SIGUSR1, as the batch job does."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    yield
+    signal.sigtimedwait({signal.SIGUSR1}, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+
+
+def waiting_chain(folder: Path, *jobs: ChainJob, **store: object) -> RunFolder:
+    """Return a campaign whose server is away, and whose newest job begins just now."""
+    run = chain_in(folder, *jobs, ChainJob(id="7", submitted="today"), ChainJob(id="8", submitted="today"))
+    run.write_config(load_config(small_campaign(folder, store={**AWAY, **store})))
+    return run
+
+
+def test_stop_ends_the_chain_also_while_the_server_is_away(commands, tmp_path):
+    """Otherwise the successor would begin, and forget the request."""
+    run = waiting_chain(tmp_path)
+    (commands / "queue").write_text(
+        "7|RUNNING|2026-11-22T00:00:00|2026-11-22T04:00:00|None|campaign-small\n"
+        "8|PENDING|N/A|N/A|Dependency|campaign-small\n"
+    )
+    told = request_stop(run.path, now=True)
+    assert "cannot be known" in told
+    assert "its batch job 8 is cancelled" in told
+    assert chain_of(run).ended == "stopped by `campaign stop`"
+    assert (commands / "said").read_text() == "scancel 8\n"
+    assert run.stop_request() == "now"
+
+
+@pytest.mark.usefixtures("notice")
+@pytest.mark.slow
+def test_a_driver_in_a_batch_job_waits_for_its_server(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(driver_job, "FIRST_LOOK_S", 0.1)
+    binary = mongo_server.find_mongod()
+    if binary is None:
+        pytest.skip("no mongod")
+    (tmp_path / "db").mkdir()
+    port = mongo_server.free_port()
+    run = waiting_chain(tmp_path, uri=f"mongodb://127.0.0.1:{port}")
+    servers: list[mongo_server.MongoServer] = []
+    later = threading.Timer(7.0, lambda: servers.append(mongo_server.start(binary, tmp_path / "db", port)))
+    later.start()
+    try:
+        assert driver_job._wait_for_store(run, "7") is None
+        assert servers
+    finally:
+        later.join()
+        mongo_server.kill(servers[0])
+    assert "waiting for at most 12 h: no answer from the MongoDB server" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("notice")
+def test_a_driver_that_waits_for_its_server_hears_of_its_walltime_and_of_a_stop(tmp_path):
+    run = waiting_chain(tmp_path)
+    signal.raise_signal(signal.SIGUSR1)  # waits, as it is blocked
+    assert driver_job._wait_for_store(run, "7") == ("away", None, 0)
+    update_chain(run, lambda old: old.model_copy(update={"ended": "stopped"}))
+    assert driver_job._wait_for_store(run, "7") == ("over", "stopped", 0)
+
+
+@pytest.mark.usefixtures("notice")
+def test_drivers_that_waited_in_vain_for_long_enough_end_the_chain(tmp_path):
+    before = [
+        ChainJob(id="5", submitted="", began="2026-01-01T00:00:00+00:00", end="away", tasks=0),
+        ChainJob(id="6", submitted="", began="2026-01-01T06:00:00+00:00", end="away", tasks=0),
+    ]
+    run = waiting_chain(tmp_path, *before)
+    assert drivers_in_vain(chain_of(run), "7") == 0, "they were not the fault"
+    assert chain_of(run).waited_since("7") == before[0].began
+    end, why, _ = driver_job._wait_for_store(run, "7")
+    assert (end, why) == ("over", "the MongoDB server has not answered for 12 h")
+    assert driver_job._wait_for_store(waiting_chain(tmp_path, outage_hours=0), "7") is None
 
 
 def test_the_record_is_json_that_people_can_read(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from test_driver import small_campaign
 
-from campaign.doctor import check_disk
+from campaign.doctor import check_runs
 from campaign.errors import StoreError
 from campaign.launch import launch
 from campaign.preparing import prepare_launch
@@ -36,7 +36,7 @@ def test_a_store_on_a_network_file_system_is_told_before_and_while_it_is_used(tm
         [event] = store.query("events", {"kind": "warning"})
     assert "network file system (nfs4)" in event["message"]
     assert event["message"] in printed.getvalue()
-    [row] = [one for one in check_disk(tmp_path) if one.name == "runs"]
+    [row] = check_runs(tmp_path)
     assert (row.ok, row.optional) == (False, True)
     assert "nfs4" in row.found
 
