@@ -27,7 +27,6 @@ from campaign.errors import CampaignError
 from campaign.run_folder import RunFolder, write_atomic
 from campaign.site import Site
 
-
 OF_THE_RUN = frozenset({"folder", "answers", "keep"})
 """What of a job changes nothing of its outcome."""
 
@@ -57,7 +56,9 @@ class Job:
     def digest(self) -> str:
         """What decides its outcome, hashed."""
         home = str(self.folder.parents[2])  # a benchmark may be moved
-        parts = {key: str(value).replace(home, "") for key, value in asdict(self).items() if key not in OF_THE_RUN}
+        parts = {
+            key: str(value).replace(home, "") for key, value in asdict(self).items() if key not in OF_THE_RUN
+        }
         return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
