@@ -63,7 +63,7 @@ def run_benchmark(
         say(f"{job.variant}, seed {job.seed}: {stable} stable of {len(labels)} labels in {seconds:.0f} s")
     if missing:
         yield f"{len(missing)} campaigns in {time.monotonic() - begin:.0f} s"
-    outcomes = [outcome for job in jobs if (outcome := finished(job)) is not None]
+    outcomes = [ended for job in jobs if (ended := finished(job)) is not None]
     pool = load_pool(prepared.pool) if prepared.pool is not None else None
     threshold = checked(prepared.documents[config.baseline], config.baseline).labels.stable_ev_per_atom
     yield from write_report(Findings(config, outcomes, pool, threshold), folder)
@@ -90,10 +90,8 @@ def prepare(config: BenchmarkConfig, folder: Path, workers: int) -> Prepared:
     else:
         _refuse_leaks(configs)
     trained = pretrain(configs, reference, place / "models", seed=config.training_seed, workers=workers)
-    documents = {
-        name: with_checkpoints(document, configs[name], trained[name]) for name, document in documents.items()
-    }
-    return Prepared(reference, pool, predictions, documents)
+    begun = {name: with_checkpoints(one, configs[name], trained[name]) for name, one in documents.items()}
+    return Prepared(reference, pool, predictions, begun)
 
 
 def jobs_of(config: BenchmarkConfig, prepared: Prepared, folder: Path) -> list[Job]:
