@@ -42,10 +42,15 @@ class Judges:
                 for column, name in enumerate(model.properties):
                     mean, std = float(predicted.mean[row, column]), float(predicted.std[row, column])
                     one.setdefault(f"head_{name}", {"mean": mean, "std": std})
+        hull = (
+            reference_hull(self._reference)
+            if any("head_formation_energy_per_atom" in one for one in found)
+            else None
+        )
         for one, structure in zip(found, structures, strict=True):
             energy = one.get("head_formation_energy_per_atom")
-            if energy is not None and "head_e_above_hull" not in one:
-                above = reference_hull(self._reference).e_above_hull(structure.composition, energy["mean"])
+            if energy is not None and hull is not None and "head_e_above_hull" not in one:
+                above = hull.e_above_hull(structure.composition, energy["mean"])
                 one["head_e_above_hull"] = {"mean": above, "std": energy["std"]}
         return found
 

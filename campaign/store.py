@@ -24,7 +24,7 @@ from campaign.storage.dotted import check_fields, check_settable
 from campaign.storage.large_files import BULK, LargeFiles
 from campaign.storage.matching import compile_filter
 from campaign.storage.outages import Patience, PatientDocuments
-from campaign.storage.schema import COLLECTIONS, INDEXES, META, STORE_VERSION
+from campaign.storage.schema import COLLECTIONS, INDEXES, META, OF_DRIVERS, STORE_VERSION
 from campaign.storage.search import Filter, Search, Sort
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ class CampaignStore:
 
     def ensure_indexes(self) -> None:
         """Make the indexes that the documented queries need."""
-        self._documents.ensure_indexes(INDEXES)
+        fewer = {} if self.config.indexed else {"candidates": OF_DRIVERS}
+        self._documents.ensure_indexes({**INDEXES, **fewer})
 
     def _sign(self) -> None:
         mark = {"_id": "store", "version": STORE_VERSION, "created": datetime.now(UTC)}

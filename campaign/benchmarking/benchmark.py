@@ -63,7 +63,7 @@ def run_benchmark(
         say(f"{job.variant}, seed {job.seed}: {stable} stable of {len(labels)} labels in {seconds:.0f} s")
     if missing:
         yield f"{len(missing)} campaigns in {time.monotonic() - begin:.0f} s"
-    outcomes = [outcome for job in jobs if (outcome := finished(job)) is not None]
+    outcomes = [ended for job in jobs if (ended := finished(job)) is not None]
     pool = load_pool(prepared.pool) if prepared.pool is not None else None
     documents = prepared.documents[config.seeds[0]]
     threshold = checked(documents[config.baseline], config.baseline).labels.stable_ev_per_atom

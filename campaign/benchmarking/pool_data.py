@@ -156,8 +156,15 @@ def describe_crystals(task: Mapping[str, Any]) -> list[dict[str, Any] | None]:
             energy: float | None = hull.hull_energy_per_atom(structure.composition)
         except ReferenceDataError:
             energy = None
-        found.append({**described, "structure": structure.as_dict(), "hull": energy})
+        found.append({**described, "structure": compact(structure.as_dict()), "hull": energy})
     return found
+
+
+def compact(structure: dict[str, Any]) -> dict[str, Any]:
+    """Return a structure's document without what follows from the rest: it is written in every round."""
+    sites = [{"species": site["species"], "abc": site["abc"]} for site in structure["sites"]]
+    kept = {key: structure[key] for key in ("@module", "@class", "charge")}
+    return {**kept, "lattice": {"matrix": structure["lattice"]["matrix"]}, "sites": sites}
 
 
 def _rows(pool: PoolFile, seed: int) -> tuple[list[tuple[Any, str, float]], dict[str, int]]:

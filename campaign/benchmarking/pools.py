@@ -183,10 +183,12 @@ class OraclePools:
 
 def _label(job: Mapping[str, Any], structure: Document, energy_per_atom: float, formula: str) -> Document:
     """Return the label as engines write theirs (`flows.schemas.LabelDoc`)."""
+    import numpy as np
+
     from flows.schemas import LabelDoc
 
     n_atoms = len(structure["sites"])
-    volume = float(structure["lattice"].get("volume") or 0.0)
+    volume = abs(float(np.linalg.det(structure["lattice"]["matrix"])))
     return LabelDoc(
         flow=job["flow"], engine=job["engine"], engine_version="oracle", fidelity="dft", settings={}, settings_hash="",
         structure=structure, formula=formula, n_atoms=n_atoms, energy=energy_per_atom * n_atoms,

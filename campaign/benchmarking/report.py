@@ -134,7 +134,7 @@ def _page(findings: Findings) -> list[str]:
         *_table(table),
         "",
         f"Means over {len(config.seeds)} seeds with 95 % bootstrap intervals over seeds. Stable: at most "
-        f"{findings.threshold:g} eV/atom above the reference's hull, of all {config.labels} labels that were submitted. "
+        f"{findings.threshold:g} eV/atom above the reference's hull, of all {config.labels} labels submitted. "
         f"Enhancement: finds over those of `{config.baseline}` with as many labels; acceleration: labels that "
         f"`{config.baseline}` needs for its finds over those needed to find as many (Rohr et al., Chem. Sci. 11, 2696 "
         "(2020)). Area: under the curve of finds by labels. S.U.N. per label: stable, unlike those found before in the "

@@ -27,7 +27,6 @@ from campaign.errors import CampaignError
 from campaign.run_folder import RunFolder, write_atomic
 from campaign.site import Site
 
-
 OF_THE_RUN = frozenset({"folder", "answers", "keep"})
 """What of a job changes nothing of its outcome."""
 

@@ -116,7 +116,7 @@ def _defaults(config: BenchmarkConfig, pool: Mapping[str, Any] | None) -> Docume
 def _own(config: BenchmarkConfig) -> Document:
     return {
         "stop": {"rounds": config.rounds, "labels": config.labels},
-        "store": {"kind": "embedded", "durable": False},
+        "store": {"kind": "embedded", "durable": False, "indexed": False},
         "labels": {"flow": "static", "engine": ENGINE, "hull": "given"},
     }
 

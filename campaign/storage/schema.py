@@ -64,3 +64,6 @@ INDEXES: dict[str, tuple[str, ...]] = {
 }
 """Indexed fields per collection. They hold numbers, texts or nothing: a list or an object there is still
 found, but by reading the whole collection."""
+
+OF_DRIVERS = ("state", "round", "bucket")
+"""Fields of candidates that drivers ask for."""

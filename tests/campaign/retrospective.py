@@ -22,7 +22,7 @@ MEANS = {"Ca-Mg": 0.2, "Ca-Si": 0.1, "Mg-Si": -0.15}
 
 
 def write_pool(folder: Path, *, n: int = N_POOL) -> Path:
-    """Write binary crystals of three elements; those of Mg and Si are mostly stable, and no head sees what spreads them."""
+    """Write binary crystals of three elements; those of Mg and Si are stable, and no head sees what spreads them."""
     crystals = BinaryGenerator().sample(n, Conditions(("Ca", "Mg", "Si"), (2, 2), 4), seed=1)
     random = np.random.default_rng(2)
     rows: dict[str, list[Any]] = {

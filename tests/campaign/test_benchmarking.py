@@ -14,7 +14,9 @@ from pyarrow import parquet
 from retrospective import N_POOL, benchmark_document, write_benchmark, write_pool
 
 from campaign.benchmarking.benchmark import run_benchmark
+from campaign.benchmarking.config import load_benchmark
 from campaign.benchmarking.pool_data import load_pool
+from campaign.benchmarking.variants import variant_documents
 from campaign.run_folder import RunFolder
 
 
@@ -260,6 +262,26 @@ def test_the_command_line_runs_a_benchmark_in_processes_of_its_own(tmp_path: Pat
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     assert words in campaign("benchmark", write_benchmark(tmp_path, **changes)).error
+
+
+def test_the_template_is_valid_once_its_files_are_there(tmp_path: Path) -> None:
+    write_pool(tmp_path)
+    file = tmp_path / "benchmark.yaml"
+    assert "campaign benchmark" in campaign("init", file, "--template", "benchmark").out
+    config = load_benchmark(file)
+    chemistry = {"elements": ["Ca", "Mg", "Si"], "n_elements": [2, 2], "max_atoms": 4}
+    documents = variant_documents(
+        config, {"size": 60, "file": tmp_path / "pool.parquet", "chemistry": chemistry}
+    )
+    assert documents["camd_like"]["acquisition"]["explore_fraction"] == 0.5
+    assert documents["camd_like"]["acquisition"]["backlog"] == 60
+
+
+def test_the_example_is_valid() -> None:
+    config = load_benchmark(Path(__file__).parents[2] / "examples" / "benchmark.yaml")
+    documents = variant_documents(config, None)
+    assert documents["no_learning"]["learn"]["retrain"] is False
+    assert documents["no_learning"]["generators"] == [{"kind": "substitution"}]
 
 
 @pytest.mark.slow
