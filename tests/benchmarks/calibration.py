@@ -306,7 +306,7 @@ def notes() -> list[str]:
         "cover more than they say.",
         "- Fine-tuning lowers the error on later labels and raises that on MP: 512 reference crystals are shown again, "
         "the other ones are forgotten in part. With labels of one kind a gate on the reference has to decide.",
-        "- A discriminator is recalibrated on its held-out labels alone, 7 or 8 more with each round: its probabilities "
+        "- A discriminator is recalibrated on held-out labels alone, 7 or 8 more with each round: its probabilities "
         "become honest later than the heads' intervals, and on MP, where most crystals are stable, too low.",
         "- «as it was», «not recalibrated»: after fine-tuning, with the calibration of the version before. «Foretold»: "
         "the version in use, on the labels of the round before it learnt them.",
