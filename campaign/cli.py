@@ -148,9 +148,7 @@ def csp(
 
 @app.command()
 def benchmark(
-    file: Annotated[
-        Path, typer.Argument(help="The benchmark file; see `campaign init --template benchmark`.")
-    ],
+    file: Annotated[Path, typer.Argument(help="See `campaign init --template benchmark`.")],
     output: Annotated[
         Path | None, typer.Option(help="Its folder; default: named after the benchmark.")
     ] = None,

@@ -30,16 +30,10 @@ from campaign.actions import (
 from campaign.climbing_plan import climbed, next_step
 from campaign.config import CampaignConfig
 from campaign.documents import LabelStatus, derive_seed
+from campaign.fitting import ALONE, JOB_KEY, JOB_POOL, fitting
 from campaign.state import CampaignState, JobState, LabelState, RoundState
 from campaign.usage import SPENDING, Budget, budgets
 from flows.graph import runnable as runnable_records
-
-JOB_KEY = "job/"
-"""How the keys of labels' jobs begin."""
-JOB_POOL = "dft"
-"""Where they run."""
-ALONE = "/alone"
-"""How the keys of those end that have the pool to themselves."""
 
 
 @dataclass(frozen=True)
@@ -140,33 +134,10 @@ def plan(
     own = list(_own_actions(state, spec, reason))
     if own:
         return own
-    tasks = _fitting(_tasks(state, spec, reason), free, running)
+    tasks = fitting(_tasks(state, spec, reason), free, running)
     if tasks or running:
         return tasks
     return [Finish("finish", None, reason or "every round is complete")]
-
-
-def _fitting(wanted: Iterator[Action], free: Mapping[str, int], running: AbstractSet[str]) -> list[Action]:
-    """Return as many tasks as the pools can take, in order.
-
-    A job that must run alone waits until its pool is empty, and whatever comes after it waits with it.
-    """
-    left, tasks = dict(free), []
-    jobs = {key for key in running if key.startswith(JOB_KEY)}
-    if any(key.endswith(ALONE) for key in jobs):
-        left[JOB_POOL] = 0
-    for action in wanted:
-        if not any(left.values()):
-            break
-        pool = action.pool or ""
-        if action.key in running or left.get(pool, 0) <= 0:
-            continue
-        alone = isinstance(action, RunJob) and action.alone
-        if not alone or not jobs:
-            tasks.append(action)
-            jobs |= {action.key} if isinstance(action, RunJob) else set()
-        left[pool] = 0 if alone else left[pool] - 1
-    return tasks
 
 
 def stop_reason(state: CampaignState, spec: Spec) -> str:

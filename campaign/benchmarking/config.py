@@ -71,8 +71,8 @@ class BenchmarkConfig(Block):
     )
     train_each: bool = Field(
         False,
-        description="Train the first versions for every seed anew, with that seed, so that intervals over seeds tell how "
-        "much depends on the training too.",
+        description="Train the first versions for every seed anew, with that seed, so that intervals over seeds tell "
+        "how much depends on the training too.",
     )
     policies: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,30}$")], dict[str, Any]] = (
         Field(

@@ -316,7 +316,7 @@ class EnsembleHead:
 
     def _truth(self, items: Sequence[LabelledStructure]) -> Array:
         """Return (n_crystals, n_properties), NaN where not known."""
-        rows = [[_or_nan(item.known(name)) for name in self.properties] for item in items]
+        rows = [[item.known(name) for name in self.properties] for item in items]
         return np.array(rows, dtype=float).reshape(len(items), len(self.properties))
 
     def _training_set(self, inputs: Inputs, truth: Array, weights: Array) -> TrainingSet:
@@ -380,10 +380,6 @@ class EnsembleHead:
 
 def _encode(ensemble: Ensemble[Any], items: Sequence[LabelledStructure]) -> Inputs:
     return ensemble.encode([item.structure for item in items])
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def _vectors(state: Mapping[str, object], n_properties: int) -> tuple[Array, Array]:

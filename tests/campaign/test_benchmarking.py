@@ -16,7 +16,7 @@ from retrospective import N_POOL, benchmark_document, write_benchmark, write_poo
 from campaign.benchmarking.benchmark import run_benchmark
 from campaign.benchmarking.config import load_benchmark
 from campaign.benchmarking.pool_data import load_pool
-from campaign.benchmarking.variants import variant_documents
+from campaign.benchmarking.variants import checked, variant_documents
 from campaign.run_folder import RunFolder
 
 
@@ -280,6 +280,8 @@ def test_the_template_is_valid_once_its_files_are_there(tmp_path: Path) -> None:
 def test_the_example_is_valid() -> None:
     config = load_benchmark(Path(__file__).parents[2] / "examples" / "benchmark.yaml")
     documents = variant_documents(config, None)
+    for name, document in documents.items():
+        check_components(checked(document, name))
     assert documents["no_learning"]["learn"]["retrain"] is False
     assert documents["no_learning"]["generators"] == [{"kind": "substitution"}]
 
