@@ -46,11 +46,7 @@ def init(
     """Write a commented campaign.yaml to start from."""
     from campaign.templates import write_template
 
-    write_template(file, template, force=force)
-    then = (
-        "run it with `campaign benchmark" if template == "benchmark" else "check it with `campaign validate"
-    )
-    typer.echo(f"wrote {file}; {then} {file}`")
+    typer.echo(write_template(file, template, force=force))
 
 
 @app.command()

@@ -30,13 +30,15 @@ def template_text(name: str) -> str:
     return resources.files("campaign").joinpath("data", f"template_{name}.yaml").read_text(encoding="utf-8")
 
 
-def write_template(file: Path, name: str, *, force: bool) -> None:
-    """Write a template to a file.
+def write_template(file: Path, name: str, *, force: bool) -> str:
+    """Write a template to a file, and return what to do next.
 
     Raises:
         ConfigError: Unknown template, or the file exists.
     """
     write_config(file, template_text(name), force=force)
+    then = "run it with `campaign benchmark" if name == "benchmark" else "check it with `campaign validate"
+    return f"wrote {file}; {then} {file}`"
 
 
 def write_config(file: Path, text: str, *, force: bool) -> None:

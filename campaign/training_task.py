@@ -54,7 +54,7 @@ def train_model(task: Mapping[str, Any]) -> dict[str, Any]:
     """
     from models.errors import TrainingDataError
 
-    if task["parent"] is None and task["given"] is not None:
+    if task["parent"] is None and task.get("given") is not None:
         return _given_version(task)
     sets = training_sets(task)
     try:
