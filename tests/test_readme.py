@@ -210,7 +210,6 @@ def execute(words: list[str], desk: Path) -> Ran:
     "words", [words for words in COMMANDS if words[0] not in {"launch", "benchmark"}], ids=" ".join
 )
 def test_every_command_line_runs(words: list[str], desk: Path, monkeypatch: pytest.MonkeyPatch):
-    """`launch` of the quickstart is what `deploy/quickstart.sh` does, with real DFT; `benchmark` wants a user's own data."""
     monkeypatch.chdir(desk)
     ran = execute(words, desk)
     assert ran.code == 0, ran.err

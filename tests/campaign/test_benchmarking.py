@@ -17,6 +17,7 @@ from campaign.benchmarking.benchmark import run_benchmark
 from campaign.benchmarking.config import load_benchmark
 from campaign.benchmarking.pool_data import load_pool
 from campaign.benchmarking.variants import checked, variant_documents
+from campaign.components import check_components
 from campaign.run_folder import RunFolder
 
 
