@@ -102,7 +102,8 @@ def test_versions_keep_how_well_they_are_calibrated(
 
 
 def test_a_head_that_names_e_above_hull_is_believed_about_it(reference: ReferenceSet, tmp_path: Path) -> None:
-    structures, said = list(reference.structures[:3]), {}
+    compounds = [one for one in reference.structures if len(one.composition) > 1]  # elements have a hull of 0
+    structures, said = compounds[:3], {}
     for properties in (("formation_energy_per_atom",), ("formation_energy_per_atom", "e_above_hull")):
         options = {**SMALL, "properties": list(properties)}
         folder = str(tmp_path / str(len(properties)))
