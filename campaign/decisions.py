@@ -12,19 +12,31 @@ from campaign.acquisition.beliefs import surrogate_error
 from campaign.acquisition.ranking import rank
 from campaign.acquisition.reading import AcquisitionReader
 from campaign.acquisition.shares import adapted
-from campaign.actions import Action, AddReferences, FixScoring, FollowUp, Judge, OpenRound, Select
+from campaign.actions import (
+    Action,
+    AddReferences,
+    FixScoring,
+    FollowUp,
+    Inspect,
+    Judge,
+    OpenRound,
+    Select,
+)
+from campaign.collapse import fallen
 from campaign.config import CampaignConfig
 from campaign.documents import (
     CandidateStatus,
     LabelDocument,
     LabelStatus,
     RoundDocument,
+    derive_seed,
     label_id,
     now,
     round_id,
 )
 from campaign.errors import ReferenceDataError
 from campaign.follow_ups import called_for
+from campaign.inspecting import Inspector
 from campaign.orders import current_structure
 from campaign.plan import Spec
 from campaign.references.fingerprint import candidate_id
@@ -64,6 +76,8 @@ class Decider:
                 return self._add_references(state)
             case Judge():
                 return self._judge(action.labels, state)
+            case Inspect():
+                return self._inspect(action.round, state)
             case FollowUp():
                 return self._follow_up(action.labels, state)
         raise TypeError(f"the driver does not do {action!r} itself")
@@ -78,19 +92,25 @@ class Decider:
         ).doc()
         self.store.insert_new("rounds", [document])
         self.store.log_event("round_opened", f"round {index} begins", round=index, shares=shares)
+        self._tell_of_collapses(index, state)
         return state.with_round(project_round(document, ()))
 
+    def _tell_of_collapses(self, index: int, state: CampaignState) -> None:
+        """Log which versions of generators the last round has shown to repeat themselves."""
+        for key in self.spec.generators:
+            current = self.spec.sampler(state, key, index)
+            for name in sorted(fallen(state, key, index) - fallen(state, key, index - 1)):
+                asked, new = state.rounds[index - 1].made.get(name, (0, 0))
+                words = f"{name}: {new} of {asked} crystals in round {index - 1} were new"
+                words += f"; back to {current.id if current else 'none'}"
+                self.store.log_event("generator_rolled_back", words, model=name, round=index - 1)
+
     def _fix_scoring(self, index: int, state: CampaignState) -> CampaignState:
-        """Let this round's survivors compete with the best of the backlog."""
+        """Let this round's survivors compete with the backlog, scored again where its models are not the newest."""
         fresh = state.rounds[index].survivors(len(self.spec.segments))
-        backlog = self.store.query(
-            "candidates",
-            {"state": CandidateStatus.SCREENED.value, "round": {"$lt": index}},
-            fields=["_id", "score"],
-        )
-        best = sorted(backlog, key=lambda one: (-_score(one), one["_id"]))
-        ids = fresh + [one["_id"] for one in best[: self.config.acquisition.backlog]]
-        chunks = [list(chunk) for chunk in self.spec.chunks(ids)]
+        ids = fresh + self._reader.backlog(index, derive_seed(self.config.seed, "backlog", index))
+        size = self.config.batching.score
+        chunks = [ids[start : start + size] for start in range(0, len(ids), size)]
         fields: dict[str, Any] = {"to_score": chunks}
         if not self.spec.judges:  # nobody judges: what the screens found is all there is
             fields["scored"] = {str(place): len(chunk) for place, chunk in enumerate(chunks)}
@@ -213,6 +233,17 @@ class Decider:
                 )
         return state.with_labels(projected)
 
+    def _inspect(self, index: int, state: CampaignState) -> CampaignState:
+        """Hold the labels of a round against what was believed of them; the word comes before the deed."""
+        inspector = Inspector(self.store, self.config.name, self.spec)
+        found = inspector.inspect(index, state)
+        alarm = found.alarm if found.suspect else ""
+        seen = state.with_round(replace(state.rounds[index], alarm=alarm))
+        inspector.tell(
+            index, found, self.spec.quarantined(state, index), self.spec.quarantined(seen, index + 1)
+        )
+        return self._round(index, {"inspection": found.document()}, state)
+
     def _follow_up(self, labels: tuple[str, ...], state: CampaignState) -> CampaignState:
         """Make the further labels that outcomes call for, then note that they were asked."""
         asked = list(self.store.query("labels", {"_id": {"$in": list(labels)}}))
@@ -280,12 +311,6 @@ class Decider:
         self.store.set_fields("rounds", name, fields)
         document = self.store.get("rounds", name) or {}
         return state.with_round(project_round(document, state.rounds[index].members.values()))
-
-
-def _score(candidate: Mapping[str, Any]) -> float:
-    """Return a candidate's last score; one that never had any comes last."""
-    score = candidate.get("score")
-    return float("-inf") if score is None else float(score)
 
 
 def candidate_state(label: LabelState) -> str:

@@ -99,6 +99,8 @@ def versions_in_use(state: CampaignState, spec: Spec) -> list[ModelState]:
             version = state.version(key, term)
             if version is not None:
                 found[version.id] = version
+        sampling = [spec.sampler(state, key, index) for index in rounds] if key in spec.generators else []
+        found |= {version.id: version for version in sampling if version is not None}
     return list(found.values())
 
 

@@ -18,6 +18,7 @@ from campaign.actions import (
     Finish,
     FixScoring,
     FollowUp,
+    Inspect,
     Judge,
     OpenRound,
     RunJob,
@@ -27,9 +28,10 @@ from campaign.actions import (
     Select,
     Train,
 )
+from campaign.collapse import fallen
 from campaign.config import CampaignConfig
 from campaign.documents import LabelStatus, derive_seed
-from campaign.state import CampaignState, JobState, LabelState, RoundState
+from campaign.state import CampaignState, JobState, LabelState, ModelState, RoundState
 from campaign.usage import SPENDING, Budget, budgets
 from flows.graph import runnable as runnable_records
 
@@ -71,6 +73,23 @@ class Spec:
     def generator_term(self, index: int) -> int:
         """Return the term of the generators that sample round `index`: the first one if they do not learn."""
         return self.term(index) if self.config.learn.generators else 0
+
+    def sampler(self, state: CampaignState, key: str, index: int) -> ModelState | None:
+        """Return the version of a generator that samples round `index`: the newest one that did not collapse before."""
+        return state.version(key, self.generator_term(index), fallen(state, key, index))
+
+    def parent(self, state: CampaignState, key: str, term: int) -> ModelState | None:
+        """Return the version that the one of `term` is trained from, None for the first."""
+        return state.version(key, term - 1, fallen(state, key, term)) if term > 0 else None
+
+    def quarantined(self, state: CampaignState, term: int) -> frozenset[int]:
+        """Return the rounds whose labels nobody may learn from, as the rounds before `term` say."""
+        return frozenset() if self.config.learn.trust_alarmed else state.quarantined(term)
+
+    def stable_found(self, state: CampaignState) -> int:
+        """Return how many labels in which nothing is suspect are stable."""
+        held = self.quarantined(state, len(state.rounds))
+        return sum(label.stable and label.round not in held for label in state.labels.values())
 
     def pending(self, index: int) -> range:
         """Return the rounds whose choices round `index` knows, and whose labels it may not know."""
@@ -166,7 +185,7 @@ def stop_reason(state: CampaignState, spec: Spec) -> str:
 
 
 def _used_up(state: CampaignState, spec: Spec) -> list[Budget]:
-    stable = sum(label.stable for label in state.labels.values())
+    stable = spec.stable_found(state)
     return [one for one in budgets(spec.config.stop, state.usage, stable=stable) if one.share >= 1]
 
 
@@ -181,6 +200,8 @@ def _own_actions(state: CampaignState, spec: Spec, reason: str) -> Iterator[Acti
     to_judge = _to_judge(state)
     if to_judge:
         yield Judge("judge", None, tuple(to_judge))
+    for index in _to_inspect(state):  # before anything learns from them
+        yield Inspect(f"inspect/{index}", None, index)
     if reason:
         return
     to_follow = _to_follow(state, spec)
@@ -246,6 +267,12 @@ def _to_judge(state: CampaignState) -> list[str]:
     ]
 
 
+def _to_inspect(state: CampaignState) -> list[int]:
+    """Return the rounds, in order, whose labels are all known and were not inspected: earlier ones are the yardstick."""
+    waiting = [index for index in sorted(state.rounds) if state.rounds[index].alarm is None]
+    return [index for index in waiting if _labels_ready(state, index + 1)]
+
+
 def _to_follow(state: CampaignState, spec: Spec) -> list[str]:
     """Return the labels of candidates that are decided and were not asked yet what follows."""
     if not spec.config.labels.then:
@@ -300,7 +327,7 @@ def _may_open(state: CampaignState, spec: Spec, index: int) -> bool:
     if spec.adapts_shares(index) and not _labels_ready(state, spec.term(index)):
         return False
     # A round far ahead would only pile up candidates: it opens when its models are decided.
-    return all(state.version(key, spec.generator_term(index)) is not None for key in spec.generators)
+    return all(spec.sampler(state, key, index) is not None for key in spec.generators)
 
 
 def _sampling(current: RoundState, spec: Spec) -> Iterator[Action]:

@@ -129,6 +129,8 @@ def score(task: Task) -> Result:
 
     from campaign.judging import Judges
 
+    if not task["items"]:
+        return {"predictions": {}}
     structures = [Structure.from_dict(one["structure"]) for one in task["items"]]
     judges = Judges(task["judges"], task["reference"])
     predictions = judges.predictions(structures)

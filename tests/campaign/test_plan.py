@@ -14,6 +14,7 @@ from campaign.actions import (
     BuildLabel,
     Finish,
     FixScoring,
+    Inspect,
     Judge,
     OpenRound,
     RunJob,
@@ -100,6 +101,9 @@ class World:
             case AddReferences():
                 labels = [label(f"ref{n}", "reference", -1, 0) for n in range(2)]
                 self.state = replace(self.state.with_labels(labels), references_known=True)
+            case Inspect():
+                current = self.state.rounds[action.round]
+                self.state = self.state.with_round(replace(current, alarm=""))
             case FixScoring():
                 current = self.state.rounds[action.round]
                 chunks = self.spec.chunks(current.survivors(3))
