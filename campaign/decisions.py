@@ -67,20 +67,22 @@ class Decider:
         """Carry out one action; repeating it changes nothing."""
         match action:
             case OpenRound():
-                return self._open_round(action.round, state)
+                state = self._open_round(action.round, state)
             case FixScoring():
-                return self._fix_scoring(action.round, state)
+                state = self._fix_scoring(action.round, state)
             case Select():
-                return self._select(action, state)
+                state = self._select(action, state)
             case AddReferences():
-                return self._add_references(state)
+                state = self._add_references(state)
             case Judge():
-                return self._judge(action.labels, state)
+                state = self._judge(action.labels, state)
             case Inspect():
-                return self._inspect(action.round, state)
+                state = self._inspect(action.round, state)
             case FollowUp():
-                return self._follow_up(action.labels, state)
-        raise TypeError(f"the driver does not do {action!r} itself")
+                state = self._follow_up(action.labels, state)
+            case _:
+                raise TypeError(f"the driver does not do {action!r} itself")
+        return state
 
     def _open_round(self, index: int, state: CampaignState) -> CampaignState:
         name, shares = round_id(self.config.name, index), None

@@ -1,4 +1,4 @@
-"""What a generator's samples are like, on a worker: numbers that `campaign.gating` compares before and after fine-tuning.
+"""What a generator's samples are like, on a worker: numbers that `campaign.gating` compares with its parent's.
 
 Part of the door to `models` (see `campaign.tasks`).
 """

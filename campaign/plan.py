@@ -268,7 +268,7 @@ def _to_judge(state: CampaignState) -> list[str]:
 
 
 def _to_inspect(state: CampaignState) -> list[int]:
-    """Return the rounds, in order, whose labels are all known and were not inspected: earlier ones are the yardstick."""
+    """Return the rounds whose labels are all known and were not inspected, in order: earlier ones are the yardstick."""
     waiting = [index for index in sorted(state.rounds) if state.rounds[index].alarm is None]
     return [index for index in waiting if _labels_ready(state, index + 1)]
 

@@ -194,7 +194,7 @@ def _first_fit(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
         model.fit([*sets.train, *sets.labelled], [], task["seed"])
         found = model.evaluate(sets.held_out) if sets.held_out else {}
         metrics, said = {"reference": found}, judge_first(found, GATE_METRIC[task["role"]])
-    return _kept(task, model, [], {}, metrics, Verdict(True, said))
+    return _kept(task, model, [], ({}, metrics), Verdict(True, said))
 
 
 def _fine_tune_judge(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def _fine_tune_judge(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
     losses = _head_losses if task["role"] == "head" else _discriminator_losses
     groups = {name: (losses(parent, group), losses(child, group)) for name, group in held_out.items()}
     verdict = judge(groups, GATE_METRIC[task["role"]], task["gate_tolerance"])
-    return _kept(task, child, sets.labelled_ids, before, after, verdict)
+    return _kept(task, child, sets.labelled_ids, (before, after), verdict)
 
 
 def _held_out_metrics(model: Any, sets: Sets) -> dict[str, Any]:
@@ -259,18 +259,17 @@ def _fine_tune_generator(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
     child.fine_tune(sets.fresh, sets.train, task["seed"])
     before, after = sample_figures(parent, task), sample_figures(child, task)
     verdict = judge_generator(before, after, ASKED)
-    return _kept(task, child, sets.labelled_ids, before, after, verdict)
+    return _kept(task, child, sets.labelled_ids, (before, after), verdict)
 
 
 def _kept(
     task: Mapping[str, Any],
     model: Any,
     labels: list[str],
-    before: dict[str, Any],
-    after: dict[str, Any],
+    metrics: tuple[dict[str, Any], dict[str, Any]],
     verdict: Verdict,
 ) -> dict[str, Any]:
-    """Save the version, promoted or not: a refused one is kept with its figures."""
+    """Save the version, promoted or not, with its parent's metrics and its own: a refused one is kept, too."""
     from models.checkpoint import folder_sha256
 
     folder = Path(task["folder"])
@@ -282,8 +281,8 @@ def _kept(
         "verdict": verdict.reason,
         "gate": verdict.figures,
         "conflict": verdict.conflict,
-        "metrics_before": before,
-        "metrics_after": after,
+        "metrics_before": metrics[0],
+        "metrics_after": metrics[1],
         "labels": labels,
         "checkpoint": str(folder),
         "sha256": folder_sha256(folder),
