@@ -6,7 +6,7 @@ rest on labels that were trusted before. So a round's residuals r = computed - b
 against those of the rounds before it:
 
 - `high`, `low`: their median lies further from what is usual than rounds differ and than it is uncertain itself.
-- `scattered`: most of them are larger than what was announced by their standard deviations, and than what is usual.
+- `scattered`: their spread about it is larger than the models' standard deviations announced, and than what is usual.
 
 Models that are just bad raise no alarm, as far as they say so: residuals of both signs widen the uncertainty of the
 median, and large standard deviations make large residuals ordinary. The first labels of a campaign have nothing behind
@@ -30,11 +30,11 @@ from scipy.stats import t as student
 
 Array = npt.NDArray[np.float64]
 
-FEWEST = 3
-"""Labels of a round that a judgement needs."""
+FEWEST, FEWEST_SCATTERED = 3, 5
+"""Labels of a round that a judgement of their shift needs, and one of their spread."""
 
-SMALLEST_EV_PER_ATOM = 0.15
-"""What lies nearer to what is usual harms nobody: no alarm, however certain."""
+SMALLEST_EV_PER_ATOM = 0.1
+"""A shift or a spread below this harms nobody much: no alarm, however certain."""
 
 SHIFT_ERRORS = 4.5
 """Standard errors from the usual shift that make an alarm."""
@@ -46,9 +46,9 @@ PRIOR_ROUNDS = 2
 """Rounds that this counts for."""
 
 SCATTER_RATIO = 4.0
-"""The residuals' typical size must exceed the usual one by this factor ..."""
+"""The residuals' spread must exceed the usual one by this factor ..."""
 
-SCATTER_CHANCE = 1e-3
+SCATTER_CHANCE = 3e-4
 """... and be less probable than this under Student's t with `TAILS` degrees of freedom."""
 
 TAILS = 4
@@ -85,9 +85,9 @@ class Inspection:
     allowed: float = 0.0
     """Distance from it that makes an alarm."""
     size: float = 0.0
-    """Median distance of the residuals from the usual shift."""
+    """Median distance of the residuals from their own median."""
     scale: float = 1.0
-    """The residuals' typical size in standard deviations believed."""
+    """The residuals' spread about it, in standard deviations believed."""
     usual_scale: float = 1.0
     """The same of the rounds trusted before."""
     alarm: str = ""
@@ -113,14 +113,17 @@ class Inspection:
         """Say what was found, and how large it is."""
         if self.n < FEWEST:
             return f"{self.n} labels with a belief are too few to judge"
-        said = f"{abs(self.shift):.2f} ± {self.error:.2f} eV/atom"
-        where = "above" if self.shift >= 0 else "below"
         if self.alarm == "scattered":
             return (
-                f"lie {self.size:.2f} eV/atom off what the promoted models believed, to both sides: "
-                f"{self.scale:.1f} of their standard deviations, usual {self.usual_scale:.1f}"
+                f"scatter by {_NORMAL * self.size:.2f} eV/atom about what the promoted models believed: "
+                f"{self.scale:.1f} of their standard deviations; expected {self.usual_scale:.1f}"
             )
-        return f"lie {said} {where} what the promoted models believed; expected {self.expected:.2f}"
+        where = "above" if self.shift >= 0 else "below"
+        usual = round(self.expected, 2) + 0.0  # no minus before a zero
+        return (
+            f"lie {abs(self.shift):.2f} ± {self.error:.2f} eV/atom {where} what the promoted models believed; "
+            f"expected {usual if self.shift >= 0 else -usual + 0.0:.2f}"
+        )
 
 
 def inspect(believed: Array, std: Array, found: Array, earlier: Sequence[Inspection]) -> Inspection:
@@ -140,19 +143,20 @@ def inspect(believed: Array, std: Array, found: Array, earlier: Sequence[Inspect
     usual_scale = _usual_scale(known)
     announced = np.hypot(std, SMALLEST_STD_EV_PER_ATOM)
     shift = float(np.median(residuals))
-    own = _NORMAL * float(np.median(np.abs(residuals - shift)))
-    error = _MEDIAN * max(own, usual_scale * float(np.median(announced))) / math.sqrt(n)
-    allowed = max(SMALLEST_EV_PER_ATOM, SHIFT_ERRORS * math.hypot(between, error))
-    off = np.abs(residuals - expected)
+    # Of an odd number one is the median itself: it says nothing of their spread.
+    apart = np.argsort(np.abs(residuals - shift), kind="stable")[n % 2 :]
+    off, announced = np.abs(residuals - shift)[apart], announced[apart]
     size, scale = float(np.median(off)), _NORMAL * float(np.median(off / announced))
-    surprise = off / np.hypot(usual_scale * announced, between)
+    error = _MEDIAN * max(_NORMAL * size, usual_scale * float(np.median(announced))) / math.sqrt(n)
+    allowed = max(SMALLEST_EV_PER_ATOM, SHIFT_ERRORS * math.hypot(between, error))
     alarm = ""
     if abs(shift - expected) > allowed:
         alarm = "high" if shift > expected else "low"
     elif (
         size > SMALLEST_EV_PER_ATOM
-        and _NORMAL * float(np.median(surprise)) > SCATTER_RATIO
-        and _chance(surprise) < SCATTER_CHANCE
+        and n >= FEWEST_SCATTERED
+        and scale > SCATTER_RATIO * usual_scale
+        and _chance(off / announced / usual_scale) < SCATTER_CHANCE
     ):
         alarm = "scattered"
     return Inspection(n, shift, error, expected, allowed, size, scale, usual_scale, alarm, first=not known)

@@ -107,7 +107,8 @@ def judge_first(metrics: Mapping[str, float], what: str) -> str:
     begin = "first version, fitted on the reference"
     if what not in metrics:
         return f"{begin}; it cannot be judged: no held-out crystal has a known answer"
-    said = f"{begin}; held-out {what} {metrics[what]:.3g} of {metrics.get('n', 0):.0f} crystals"
+    of = f" of {metrics['n']:.0f} crystals" if "n" in metrics else ""
+    said = f"{begin}; held-out {what} {metrics[what]:.3g}{of}"
     plain = metrics.get("mae_of_mean_predictor") if what == "mae" else None
     if plain is not None:
         said += f", that of a constant {plain:.3g}"
