@@ -36,7 +36,7 @@ FEWEST, FEWEST_SCATTERED = 3, 5
 SMALLEST_EV_PER_ATOM = 0.1
 """A shift or a spread below this harms nobody much: no alarm, however certain."""
 
-SHIFT_ERRORS = 4.5
+SHIFT_ERRORS = 4.0
 """Standard errors from the usual shift that make an alarm."""
 
 ROUNDS_EV_PER_ATOM = 0.1

@@ -17,13 +17,13 @@ from components import ElementHead, face_centred, note_execution
 from pymatgen.core import Lattice, Structure
 from test_driver import small_campaign
 
-AFFINITY = {"Al": -0.05, "Ca": -0.3, "Ge": -0.9, "Mg": -0.15, "Si": -0.6, "Sr": -0.45}
+AFFINITY = {"Al": -0.1, "Ca": -0.5, "Ge": -1.5, "Mg": -0.2, "Si": -1.0, "Sr": -0.8}
 """Part of each element in the formation energy of a compound [eV/atom]."""
 
 NOISE_EV_PER_ATOM = 0.02
 REFERENCE_ERROR_EV_PER_ATOM = 0.06
 """Of the compounds of the reference, to both sides: labels have something to teach."""
-ROUND_OF = 5
+ROUND_OF = 8
 """Labels in a round."""
 POISONED = 2
 """Round whose labels are poisoned."""
@@ -125,7 +125,7 @@ def alloy_campaign(folder: Path, poison: str = "none", **blocks: Any) -> Path:
         },
         "learn": {"heads": [{"kind": "alloys:AlloyHead"}], "holdout_fraction": 0.3} | blocks.pop("learn", {}),
         "batching": {"sample": 24, "screen": 24},
-        "stop": {"rounds": 5},
+        "stop": {"rounds": 4},
         "site": "site.yaml",
     }
     return small_campaign(folder, **given | blocks)

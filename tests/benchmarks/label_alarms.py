@@ -52,7 +52,7 @@ def poisoned(truth: Array, formation: Array, how: str, rng: np.random.Generator)
     """Return e_above_hull (n,) [eV/atom] as poisoned labels would give it."""
     if how == "swapped":
         return truth + np.roll(formation, int(rng.integers(1, len(truth)))) - formation
-    return truth + (0.0 if how == "honest" else float(how.split()[0]))
+    return truth + (0.0 if how == "honest" else float(how.split(maxsplit=1)[0]))
 
 
 def replay(
