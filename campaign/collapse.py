@@ -9,10 +9,9 @@ that a small chemistry whose crystals are used up slowly makes nobody fall. The 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-if TYPE_CHECKING:
-    from campaign.state import CampaignState
+from campaign.state import CampaignState, ModelState
 
 LEAST_ASKED = 20
 """Crystals of a version in a round that a judgement needs."""
@@ -25,9 +24,11 @@ ERRORS = 3.0
 
 
 def fallen(state: CampaignState, key: str, index: int) -> frozenset[str]:
-    """Return the versions of a generator that had collapsed before round `index`.
+    """Return the versions of a generator that round `index` goes without, as the rounds before it say.
 
-    The rounds before it have all been sampled when this is asked, so that the answer never depends on timing.
+    When a version falls in a round, the next round goes back behind it: to the last good version, not to one that was
+    fine-tuned meanwhile. The rounds before `index` have all been sampled when this is asked, so that the answer never
+    depends on timing.
     """
     versions = {one.id: one for (name, _), one in state.models.items() if name == key}
     down: set[str] = set()
@@ -35,11 +36,10 @@ def fallen(state: CampaignState, key: str, index: int) -> frozenset[str]:
     for earlier in range(index):
         current = state.rounds.get(earlier)
         for name, made in (current.made if current else {}).items():
-            if name not in versions:
-                continue
-            before = _ancestors_share(name, state, key, last)
+            before = _ancestors_share(name, versions, last)
             if before is not None and collapsed(made, before):
-                down.add(name)
+                first = versions[name].term
+                down |= {one.id for one in versions.values() if first <= one.term <= earlier + 1}
             last[name] = made
     for one in sorted(versions.values(), key=lambda one: one.term):
         if one.parent in down:
@@ -62,14 +62,14 @@ def collapsed(made: tuple[int, int], before: float) -> bool:
 
 
 def _ancestors_share(
-    name: str, state: CampaignState, key: str, last: dict[str, tuple[int, int]]
+    name: str, versions: Mapping[str, ModelState], last: Mapping[str, tuple[int, int]]
 ) -> float | None:
-    """Return the share of new crystals of the nearest ancestor that has sampled."""
-    parents = {one.id: one.parent for (owner, _), one in state.models.items() if owner == key}
-    parent = parents.get(name)
-    while parent is not None and parent not in last:
-        parent = parents.get(parent)
-    if parent is None:
+    """Return the share of new crystals of the nearest ancestor that has sampled, None if there is none."""
+    version = versions.get(name)
+    parent = version.parent if version else None
+    while parent in versions and parent not in last:
+        parent = versions[parent].parent
+    if parent is None or parent not in last:
         return None
     asked, new = last[parent]
     return new / asked if asked else None

@@ -8,7 +8,7 @@ that contradict what was trusted before are found out by it.
 - A group is `worse` when the error rose by more than the tolerance and `CLEARLY` standard errors, `better` when it fell
   by as much, else `level`: a few held-out labels neither promote nor refuse by chance.
 - A version is refused when any group is worse, or when the groups together, each weighing the same, are worse by more
-  than the tolerance and one standard error: many small steps down would else add up.
+  than the tolerance and one standard error, with the new labels or without: many small steps down would else add up.
 - Otherwise it is promoted: it has seen more.
 
 A generator has no error. Its samples must not lose variety, novelty or number, see `judge_generator`.
@@ -81,20 +81,29 @@ def judge(groups: Mapping[str, tuple[Array, Array]], what: str, tolerance: float
         n = sum(len(before) for before, _ in groups.values())
         return Verdict(False, f"cannot be judged: {n} held-out crystals, and no group has {FEWEST}")
     worse = [name for name, one in figures.items() if one["said"] == "worse"]
-    better = [name for name, one in figures.items() if one["said"] == "better"]
-    change = float(np.mean([one["change"] for one in figures.values()]))
-    allowed = tolerance * float(np.mean([one["before"] for one in figures.values()]))
-    error = math.sqrt(sum(one["error"] ** 2 for one in figures.values())) / len(figures)
-    together = change > allowed + error
+    trusted = {name: one for name, one in figures.items() if name != NEW}
+    harm = _lost(trusted, tolerance)
+    lost = harm or _lost(figures, tolerance)
     told = "; ".join(f"{name} {_told(one)}" for name, one in figures.items())
     if worse:
         said = f"{', '.join(worse)} got worse"
-    elif together:
-        said = f"together worse by {change:.3g} ± {error:.2g}"
+    elif lost:
+        said = f"together worse by {lost}"
     else:
         said = "no group got worse"
-    conflict = NEW in better and any(name != NEW for name in worse)
-    return Verdict(not (worse or together), f"held-out {what}: {said}: {told}", figures, conflict)
+    harmed = bool(harm) or any(name in trusted for name in worse)
+    conflict = harmed and figures.get(NEW, {}).get("said") == "better"
+    return Verdict(not (worse or lost), f"held-out {what}: {said}: {told}", figures, conflict)
+
+
+def _lost(figures: Mapping[str, Mapping[str, Any]], tolerance: float) -> str:
+    """Return by how much groups that weigh the same got worse together; '' if that may be chance, or is tolerated."""
+    if not figures:
+        return ""
+    change = float(np.mean([one["change"] for one in figures.values()]))
+    allowed = tolerance * float(np.mean([one["before"] for one in figures.values()]))
+    error = math.sqrt(sum(one["error"] ** 2 for one in figures.values())) / len(figures)
+    return f"{change:.3g} ± {error:.2g}" if change > allowed + error else ""
 
 
 def judge_first(metrics: Mapping[str, float], what: str) -> str:

@@ -1,4 +1,4 @@
-"""Labels held against what was believed of them: honest rounds pass, poisoned ones do not; who learns from what then."""
+"""Labels held against what was believed of them: honest rounds pass, poisoned ones do not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORLDS = {
     "heavy tails": {"error": 1.5, "between": 0.08, "tails": 3},
     "each round is off by something": {"error": 1.5, "between": 0.15, "tails": 4},
 }
-"""Errors of the models in units of the standard deviations they give, the scatter of rounds [eV/atom], and the tails."""
+"""Errors of the models in units of the standard deviations given, the scatter of rounds [eV/atom], and the tails."""
 
 
 def rounds(world: dict, n: int, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -116,3 +116,15 @@ def test_rare_kinds_beside_a_common_one_make_no_variety():
     assert effective_number(Counter("abcd")) == pytest.approx(4)
     assert effective_number(Counter("a" * 60 + "bcde")) < 2
     assert effective_number({}) == 0
+
+
+def test_new_labels_do_not_make_up_for_what_earlier_ones_lost():
+    """Harm that differs from crystal to crystal is no chance only because it differs."""
+    rng = np.random.default_rng(5)
+    groups = {
+        "reference": (errors(6, 0.02), errors(6, 0.02) + rng.uniform(0, 0.2, 6)),
+        "labels": (errors(5, 0.02), errors(5, 0.02) + rng.uniform(0, 0.3, 5)),
+        NEW: (errors(2, 0.5), errors(2, 0.5) - np.array([0.4, 0.1])),
+    }
+    verdict = judge(groups, "mae", TOLERANCE)
+    assert not verdict.promoted, verdict.reason
