@@ -37,7 +37,9 @@ def test_a_version_whose_crystals_are_known_falls_with_its_descendants_and_the_n
     assert fallen(state, KEY, 2) == frozenset()
     assert fallen(state, KEY, 3) == {"t2", "t3"}
     assert state.version(KEY, 3, fallen(state, KEY, 3)).id == "t1"
-    assert state.version(KEY, 4, fallen(state, KEY, 4)).id == "t4", "what descends from the good one gets its chance"
+    assert state.version(KEY, 4, fallen(state, KEY, 4)).id == "t4", (
+        "what descends from the good one gets its chance"
+    )
 
 
 def test_a_chemistry_that_is_used_up_slowly_makes_nobody_fall():

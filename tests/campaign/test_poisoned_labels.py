@@ -1,4 +1,4 @@
-"""Whole campaigns one round of which has poisoned labels: an alarm, no learning from them, and on with the old model."""
+"""Campaigns one round of which has poisoned labels: an alarm, nothing learned from them, on with the old model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Found:
 
 
 def ran(folder: Path, poison: str, **blocks: Any) -> RunFolder:
-    outcome = launch(alloy_campaign(folder, poison, **blocks), run_dir=None, pools="threads", progress=quiet())
+    outcome = launch(
+        alloy_campaign(folder, poison, **blocks), run_dir=None, pools="threads", progress=quiet()
+    )
     assert outcome.status == "finished", outcome.reason
     return outcome.folder
 
@@ -50,7 +52,9 @@ def test_honest_labels_raise_no_alarm_and_the_models_learn_from_all_of_them(tmp_
     found = Found(ran(tmp_path, "none"))
     assert found.alarms == []
     assert found.status["alarms"] == []
-    promoted = [one["term"] for (key, _), one in found.models.items() if key == HEAD and one["state"] == "promoted"]
+    promoted = [
+        one["term"] for (key, _), one in found.models.items() if key == HEAD and one["state"] == "promoted"
+    ]
     assert max(promoted) > 1, [one["verdict"] for one in found.models.values()]
     assert found.of_round(POISONED) & set(found.models[HEAD, 4]["labels"])
 

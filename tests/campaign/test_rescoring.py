@@ -1,4 +1,4 @@
-"""After a promotion: who competes, who is scored again, how soon the new model is used, and what a large backlog costs."""
+"""After a promotion: who competes, who is scored again, how soon, and what a large backlog costs."""
 
 from __future__ import annotations
 
