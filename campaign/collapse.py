@@ -67,7 +67,7 @@ def _ancestors_share(
     """Return the share of new crystals of the nearest ancestor that has sampled, None if there is none."""
     version = versions.get(name)
     parent = version.parent if version else None
-    while parent in versions and parent not in last:
+    while parent is not None and parent in versions and parent not in last:
         parent = versions[parent].parent
     if parent is None or parent not in last:
         return None
