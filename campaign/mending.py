@@ -83,7 +83,7 @@ def damaged_versions(state: CampaignState, spec: Spec, sha256: Mapping[str, str 
             if folder_sha256(Path(looked.checkpoint)) == sha256.get(looked.id):
                 break
             damaged.append(looked)
-            looked = state.version(looked.key, looked.term - 1) if looked.term > 0 else None
+            looked = spec.parent(state, looked.key, looked.term)
     return damaged
 
 

@@ -104,6 +104,8 @@ def at_the_end(campaign: Campaign) -> Iterator[str]:
     for one in campaign.rounds:
         if one["selected"] is None:
             yield f"round {one['index']} has made no choice"
+        elif one["inspection"] is None:
+            yield f"the labels of round {one['index']} were not inspected"
     yield from _ended_labels(campaign)
     waiting = [name for name, one in campaign.candidates.items() if one["state"] == "sampled"]
     if waiting:
@@ -300,6 +302,9 @@ def _models(campaign: Campaign) -> Iterator[str]:
             yield f"model {name} descends from one that was not promoted"
         if any((campaign.labels.get(label) or {}).get("state") != "done" for label in one["labels"]):
             yield f"model {name} learned from labels that are not done"
+        learned = {campaign.labels[label]["round"] for label in one["labels"] if label in campaign.labels}
+        if learned & set(one["quarantined"]):
+            yield f"model {name} learned from labels in quarantine"
     for key, found in terms.items():
         if sorted(found) != list(range(len(found))):
             yield f"versions of {key} are missing: {sorted(found)}"
