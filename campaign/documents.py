@@ -252,6 +252,8 @@ class ModelDocument(Document):
     seconds: float = 0.0
     trained: str = ""
     """When its training ended, by the worker's clock."""
+    retrained: bool = False
+    """Its checkpoint was lost once: what was judged by the lost one may differ in the last digits."""
     first_used: str | None = None
     """When the first candidate that it made or judged was recorded."""
     created: str

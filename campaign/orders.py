@@ -134,10 +134,12 @@ class OrderBook:
     def _score(self, action: Score, state: CampaignState) -> dict[str, Any]:
         judges = self._judges(action.round, state)
         newest = {one["key"]: one["version"] for one in judges}
+        anew = any(one["retrained"] for one in judges)
         ids = [
             one["_id"]
             for one in self._candidates(action.ids, ["judged_by"])
-            if (one.get("judged_by") or {}) != newest  # the same versions would say the same again
+            # The same versions would say the same again, unless one was lost and trained anew.
+            if anew or (one.get("judged_by") or {}) != newest
         ]
         documents = self._candidates(ids, ["structure", "screened_structure"])
         return {
@@ -157,6 +159,7 @@ class OrderBook:
                     {
                         "key": key,
                         "version": version.id,
+                        "retrained": version.retrained,
                         "role": role.role,
                         "kind": role.kind,
                         "checkpoint": version.checkpoint,

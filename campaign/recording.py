@@ -228,8 +228,9 @@ class Recorder:
     def trained(self, action: Train, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
         """Write a model version with its verdict; it is final."""
         parent = self.spec.parent(state, action.model, action.term)
+        name = version_id(self.campaign, action.model, action.term)
         document = ModelDocument(
-            id=version_id(self.campaign, action.model, action.term),
+            id=name,
             campaign=self.campaign,
             key=action.model,
             term=action.term,
@@ -245,6 +246,7 @@ class Recorder:
             sha256=result["sha256"],
             seconds=result.get("seconds", 0.0),
             trained=result.get("trained") or now(),
+            retrained=self.store.get("models", name) is not None,
             created=now(),
         ).doc()
         self.store.put("models", document)

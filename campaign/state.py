@@ -131,6 +131,8 @@ class ModelState:
     """Rounds whose labels were kept from it."""
     used: bool = False
     """It has made or judged a candidate."""
+    retrained: bool = False
+    """Its checkpoint was lost once: what bears its name may be judged by the lost one."""
 
 
 @dataclass(frozen=True)
@@ -291,10 +293,12 @@ def project_model(document: Mapping[str, Any]) -> ModelState:
         parent=document.get("parent"),
         quarantined=tuple(document.get("quarantined") or ()),
         used=bool(document.get("first_used")),
+        retrained=bool(document.get("retrained")),
     )
 
 
 MODEL_FIELDS = [
     "_id", "key", "term", "state", "checkpoint", "parent", "quarantined", "first_used",
+    "retrained",
 ]  # fmt: skip
 """Fields of a version that `project_model` reads."""
