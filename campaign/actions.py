@@ -95,6 +95,13 @@ class Judge(Action):
 
 
 @dataclass(frozen=True)
+class Inspect(Action):
+    """Hold the finished labels of a round against what was believed of them."""
+
+    round: int = 0
+
+
+@dataclass(frozen=True)
 class FollowUp(Action):
     """Make the further labels that the outcomes of some labels call for."""
 

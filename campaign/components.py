@@ -320,7 +320,7 @@ def expected_load(config: CampaignConfig, spec: Spec, reference: ReferenceSet) -
     Raises:
         ReferenceDataError: The reference cannot serve this chemistry.
     """
-    from campaign.decisions import reference_phases
+    from campaign.reference_phases import reference_phases
 
     cost = label_cost(config)
     phases = reference_phases(config, reference)

@@ -26,11 +26,12 @@ from campaign.store import StoreConfig
 from campaign.yaml_file import read_yaml_file
 
 RESUMABLE = frozenset(
-    {"site", "stop", "store"}
+    {"site", "stop", "store", "learn.trust_alarmed"}
     | {f"labels.{name}" for name in ("max_attempts", "on_failure", "job_hours", "job_memory_gb")}
     | {f"labels.{name}" for name in ("max_job_hours", "max_job_memory_gb")}
 )
-"""Dotted keys whose edit on resume changes neither what a label means nor which candidate is chosen."""
+"""Dotted keys that may be edited on resume: they change neither what a label means nor, but for `learn.trust_alarmed`
+which is meant to, which candidate is chosen."""
 
 
 class ReferenceConfig(Block):
@@ -120,7 +121,11 @@ class LearnConfig(Block):
     )
     gate_tolerance: Annotated[float, Field(ge=0)] = Field(
         0.02,
-        description="A new version is promoted if its held-out error is at most (1 + this) times the old one's.",
+        description="A new version may be worse than the old one by this part of its held-out error, beyond noise.",
+    )
+    trust_alarmed: bool = Field(
+        False,
+        description="Learn from labels that raised an alarm, too; may be edited on resume, once they were looked at.",
     )
     max_reference: Annotated[int, Field(ge=0)] = Field(
         5000, description="Most reference crystals used for training, drawn with the campaign's seed."
@@ -157,6 +162,7 @@ class BatchingConfig(Block):
 
     sample: Annotated[int, Field(ge=1, le=100_000)] = Field(64, description="Crystals per sampling task.")
     screen: Annotated[int, Field(ge=1, le=100_000)] = Field(32, description="Crystals per screening task.")
+    score: Annotated[int, Field(ge=1, le=100_000)] = Field(256, description="Crystals per scoring task.")
 
 
 class CampaignConfig(Block):

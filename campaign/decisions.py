@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,30 +12,43 @@ from campaign.acquisition.beliefs import surrogate_error
 from campaign.acquisition.ranking import rank
 from campaign.acquisition.reading import AcquisitionReader
 from campaign.acquisition.shares import adapted
-from campaign.actions import Action, AddReferences, Climb, FixScoring, FollowUp, Judge, OpenRound, Select
+from campaign.actions import (
+    Action,
+    AddReferences,
+    Climb,
+    FixScoring,
+    FollowUp,
+    Inspect,
+    Judge,
+    OpenRound,
+    Select,
+)
 from campaign.climbing import Climber
+from campaign.collapse import fallen
 from campaign.config import CampaignConfig
 from campaign.documents import (
     CandidateStatus,
     LabelDocument,
     LabelStatus,
     RoundDocument,
+    derive_seed,
     label_id,
     now,
     round_id,
 )
-from campaign.errors import ReferenceDataError
 from campaign.follow_ups import called_for
+from campaign.inspecting import Inspector
 from campaign.orders import current_structure
 from campaign.plan import Spec
+from campaign.reference_phases import reference_phases
 from campaign.references.fingerprint import candidate_id
-from campaign.references.hull import ReferenceHull, hull_of
+from campaign.references.hull import hull_of
 from campaign.references.hull_of_labels import EngineHull, GivenHull
 from campaign.state import CampaignState, LabelState, project_label, project_round, project_step
 from campaign.store import CampaignStore
 
 if TYPE_CHECKING:
-    from campaign.references.entries import ReferenceEntry, ReferenceSet
+    from campaign.references.entries import ReferenceSet
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,8 @@ class Decider:
                 state = self._add_references(state)
             case Judge():
                 state = self._judge(action.labels, state)
+            case Inspect():
+                state = self._inspect(action.round, state)
             case FollowUp():
                 state = self._follow_up(action.labels, state)
             case Climb():
@@ -84,19 +98,25 @@ class Decider:
         ).doc()
         self.store.insert_new("rounds", [document])
         self.store.log_event("round_opened", f"round {index} begins", round=index, shares=shares)
+        self._tell_of_collapses(index, state)
         return state.with_round(project_round(document, ()))
 
+    def _tell_of_collapses(self, index: int, state: CampaignState) -> None:
+        """Log which versions of generators the last round has shown to repeat themselves."""
+        for key in self.spec.generators:
+            current = self.spec.sampler(state, key, index)
+            for name in sorted(fallen(state, key, index) - fallen(state, key, index - 1)):
+                asked, new = state.rounds[index - 1].made.get(name, (0, 0))
+                words = f"{name}: {new} of {asked} crystals in round {index - 1} were new"
+                words += f"; back to {current.id if current else 'none'}"
+                self.store.log_event("generator_rolled_back", words, model=name, round=index - 1)
+
     def _fix_scoring(self, index: int, state: CampaignState) -> CampaignState:
-        """Let this round's survivors compete with the best of the backlog."""
+        """Let this round's survivors compete with the backlog, scored again where its models are not the newest."""
         fresh = state.rounds[index].survivors(len(self.spec.segments))
-        backlog = self.store.query(
-            "candidates",
-            {"state": CandidateStatus.SCREENED.value, "round": {"$lt": index}},
-            fields=["_id", "score"],
-        )
-        best = sorted(backlog, key=lambda one: (-_score(one), one["_id"]))
-        ids = fresh + [one["_id"] for one in best[: self.config.acquisition.backlog]]
-        chunks = [list(chunk) for chunk in self.spec.chunks(ids)]
+        ids = fresh + self._reader.backlog(index, derive_seed(self.config.seed, "backlog", index))
+        size = self.config.batching.score
+        chunks = [ids[start : start + size] for start in range(0, len(ids), size)]
         fields: dict[str, Any] = {"to_score": chunks}
         if not self.spec.judges:  # nobody judges: what the screens found is all there is
             fields["scored"] = {str(place): len(chunk) for place, chunk in enumerate(chunks)}
@@ -269,6 +289,17 @@ class Decider:
     def _climber(self) -> Climber:
         return Climber(self.store, self.config, self.spec, self.further)
 
+    def _inspect(self, index: int, state: CampaignState) -> CampaignState:
+        """Hold the labels of a round against what was believed of them; the word comes before the deed."""
+        inspector = Inspector(self.store, self.config.name, self.spec)
+        found = inspector.inspect(index, state)
+        alarm = found.alarm if found.suspect else ""
+        seen = state.with_round(replace(state.rounds[index], alarm=alarm))
+        inspector.tell(
+            index, found, self.spec.quarantined(state, index), self.spec.quarantined(seen, index + 1)
+        )
+        return self._round(index, {"inspection": found.document()}, state)
+
     def _follow_up(self, labels: tuple[str, ...], state: CampaignState) -> CampaignState:
         """Make the further labels that outcomes call for, then note that they were asked."""
         asked = list(self.store.query("labels", {"_id": {"$in": list(labels)}}))
@@ -338,12 +369,6 @@ class Decider:
         return state.with_round(project_round(document, state.rounds[index].members.values()))
 
 
-def _score(candidate: Mapping[str, Any]) -> float:
-    """Return a candidate's last score; one that never had any comes last."""
-    score = candidate.get("score")
-    return float("-inf") if score is None else float(score)
-
-
 def candidate_state(label: LabelState) -> str:
     """Return the state of the candidate that a label belongs to."""
     by_label = {
@@ -353,44 +378,3 @@ def candidate_state(label: LabelState) -> str:
         LabelStatus.FAILED: CandidateStatus.FAILED,
     }
     return by_label[label.state].value
-
-
-def reference_phases(config: CampaignConfig, reference: ReferenceSet) -> list[ReferenceEntry]:
-    """Return the phases whose labels put e_above_hull on the engine's scale: elements first.
-
-    A hull source may hold energies only; then the crystal comes from the crystals of the same formula, the lowest.
-
-    Raises:
-        ReferenceDataError: A terminal element, or a phase that the hull needs, has no crystal to compute.
-    """
-    elements = config.chemistry.elements
-    if config.labels.hull == "given":
-        return []
-    within = reference.within(elements)
-    needed = ReferenceHull(within.hull_entries).vertices(elements)
-    if config.labels.hull != "engine":
-        needed = [entry for entry in needed if len(entry.elements) == 1]
-    crystals = _lowest_crystals(within)
-    missing = [entry.formula for entry in needed if entry.raw is None and entry.formula not in crystals]
-    if missing:
-        raise ReferenceDataError(
-            f"hull phases have an energy but no crystal to compute with the engine ({', '.join(missing[:8])})",
-            cure="add their crystals to reference.crystals"
-            + ("" if config.labels.hull != "engine" else ", or set labels.hull: reference"),
-        )
-    return [entry if entry.raw is not None else crystals[entry.formula] for entry in needed]
-
-
-def _lowest_crystals(reference: ReferenceSet) -> dict[str, ReferenceEntry]:
-    """Return formula -> the crystal with the lowest known energy; one without is taken only for want of another."""
-
-    def height(entry: ReferenceEntry) -> tuple[float, float, str]:
-        above, energy = entry.e_above_hull, entry.formation_energy_per_atom
-        return (math.inf if above is None else above, math.inf if energy is None else energy, entry.entry_id)
-
-    found: dict[str, ReferenceEntry] = {}
-    for entry in reference.with_structure:
-        known = found.get(entry.formula)
-        if known is None or height(entry) < height(known):
-            found[entry.formula] = entry
-    return found

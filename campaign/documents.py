@@ -128,7 +128,7 @@ class RoundDocument(Document):
     campaign: str
     index: int
     batches: dict[str, dict[str, Any]] = {}
-    """Sampling batch -> {asked, returned, new, seconds}."""
+    """Sampling batch -> {asked, returned, new, generator, version, seconds}."""
     scored: dict[str, int] = {}
     """Scoring chunks that are complete -> candidates scored."""
     to_score: list[list[str]] | None = None
@@ -137,6 +137,8 @@ class RoundDocument(Document):
     """Candidate ids chosen for labels, best first; None until the choice was made."""
     shares: list[float] | None = None
     """Share of each generator in the samples, in their order, where shares adapt; None: as configured."""
+    inspection: dict[str, Any] | None = None
+    """Its labels against what was believed of them, see `campaign.alarms.Inspection`; None before they are known."""
     created: str
 
 
@@ -274,11 +276,21 @@ class ModelDocument(Document):
     """Ids of the labels it was trained on."""
     metrics_before: dict[str, Any] = {}
     metrics_after: dict[str, Any] = {}
+    gate: dict[str, Any] = {}
+    """What the gate looked at, see `campaign.gating`: group of held-out crystals, or property of samples -> figures."""
     verdict: str = ""
+    quarantined: list[int] = []
+    """Rounds whose labels were kept from it, see `campaign.quarantine`."""
     checkpoint: str | None = None
     """Absolute folder of the weights."""
     sha256: str | None = None
     seconds: float = 0.0
+    trained: str = ""
+    """When its training ended, by the worker's clock."""
+    retrained: bool = False
+    """Its checkpoint was lost once: what was judged by the lost one may differ in the last digits."""
+    first_used: str | None = None
+    """When the first candidate that it made or judged was recorded."""
     created: str
 
 

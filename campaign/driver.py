@@ -292,11 +292,10 @@ class Driver:
     def _count_usage(self) -> None:
         """Look at the blocks and work out what was used; tell of budgets that come to their end."""
         self.blocks.look(self.pools.blocks())
-        labels = self.state.labels.values()
-        spent = sum(label.core_hours for label in labels)
+        spent = sum(label.core_hours for label in self.state.labels.values())
         usage = total_usage(self.tasks, spent, self.blocks.live(), time.time(), self.blocks.ended)
         self.state = replace(self.state, usage=usage)
-        found = budgets(self.decider.config.stop, usage, stable=self.state.stable_found())
+        found = budgets(self.decider.config.stop, usage, stable=self.book.spec.stable_found(self.state))
         for one in to_warn_of(found, self.warned):
             words = f"{one.name}: {one.used:.3g} of {one.limit:g} used ({100 * one.share:.0f} %)"
             self.store.log_event("budget_warning", words, **one.document())

@@ -83,7 +83,7 @@ def damaged_versions(state: CampaignState, spec: Spec, sha256: Mapping[str, str 
             if folder_sha256(Path(looked.checkpoint)) == sha256.get(looked.id):
                 break
             damaged.append(looked)
-            looked = state.version(looked.key, looked.term - 1) if looked.term > 0 else None
+            looked = spec.parent(state, looked.key, looked.term)
     return damaged
 
 
@@ -99,6 +99,8 @@ def versions_in_use(state: CampaignState, spec: Spec) -> list[ModelState]:
             version = state.version(key, term)
             if version is not None:
                 found[version.id] = version
+        sampling = [spec.sampler(state, key, index) for index in rounds] if key in spec.generators else []
+        found |= {version.id: version for version in sampling if version is not None}
     return list(found.values())
 
 

@@ -16,7 +16,7 @@ from campaign.documents import LabelStatus, derive_seed, now
 from campaign.failures import allowance, causes_of, cures_for
 from campaign.plan import Spec
 from campaign.run_folder import RunFolder
-from campaign.state import CampaignState
+from campaign.state import CampaignState, ModelState
 from campaign.store import CampaignStore
 from flows.cures import Cure
 
@@ -84,7 +84,7 @@ class OrderBook:
 
     def _sample(self, action: Sample, state: CampaignState) -> dict[str, Any]:
         role = self.roles[self.spec.generators[action.generator]]
-        version = state.version(role.key, self.spec.generator_term(action.round))
+        version = self.spec.sampler(state, role.key, action.round)
         return {
             "kind": role.kind,
             "checkpoint": version.checkpoint if version else None,
@@ -135,10 +135,19 @@ class OrderBook:
         return earlier
 
     def _score(self, action: Score, state: CampaignState) -> dict[str, Any]:
-        documents = self._candidates(action.ids, ["structure", "screened_structure"])
+        judges = self._judges(action.round, state)
+        newest = {one["key"]: one["version"] for one in judges}
+        anew = any(one["retrained"] for one in judges)
+        ids = [
+            one["_id"]
+            for one in self._candidates(action.ids, ["judged_by"])
+            # The same versions would say the same again, unless one was lost and trained anew.
+            if anew or (one.get("judged_by") or {}) != newest
+        ]
+        documents = self._candidates(ids, ["structure", "screened_structure"])
         return {
             "items": [{"id": one["_id"], "structure": current_structure(one)} for one in documents],
-            "judges": self._judges(action.round, state),
+            "judges": judges,
             "reference": self.reference,
         }
 
@@ -150,7 +159,14 @@ class OrderBook:
             if version is not None:
                 role = self.roles[key]
                 judges.append(
-                    {"key": key, "role": role.role, "kind": role.kind, "checkpoint": version.checkpoint}
+                    {
+                        "key": key,
+                        "version": version.id,
+                        "retrained": version.retrained,
+                        "role": role.role,
+                        "kind": role.kind,
+                        "checkpoint": version.checkpoint,
+                    }
                 )
         return judges
 
@@ -241,17 +257,23 @@ class OrderBook:
 
     def _train(self, action: Train, state: CampaignState) -> dict[str, Any]:
         role, learn = self.roles[action.model], self.config.learn
-        parent = state.version(action.model, action.term - 1) if action.term > 0 else None
+        parent = self.spec.parent(state, action.model, action.term)
+        held = self.spec.quarantined(state, action.term)
+        labelled = self._labelled(action.term, state)
         return {
             "role": role.role,
             "kind": role.kind,
             "options": dict(role.options),
             "given": str(role.checkpoint) if role.checkpoint else None,
             "parent": parent.checkpoint if parent else None,
-            "parent_term": parent.term if parent else 0,
             "reference": self.reference,
             "exclude": list(self.config.reference.exclude),
-            "labelled": self._labelled(action.term, state),
+            "labelled": [
+                one | {"fresh": parent is None or unknown_to(one["round"], parent)}
+                for one in labelled
+                if one["round"] not in held
+            ],
+            "quarantined": sorted(held),
             "conditions": self.config.chemistry.conditions(),
             "holdout_fraction": learn.holdout_fraction,
             "stable_ev_per_atom": learn.stable_ev_per_atom,
@@ -277,6 +299,7 @@ class OrderBook:
             {"_id": {"$in": chosen}, "state": "done", "result.e_above_hull": {"$ne": None}},
             fields=[
                 "_id",
+                "candidate_id",
                 "round",
                 "rank",
                 "result.structure",
@@ -289,6 +312,7 @@ class OrderBook:
         return [
             {
                 "id": one["_id"],
+                "candidate_id": one["candidate_id"],
                 "round": one["round"],
                 **{name: higher.get(one["_id"], one["result"])[name] for name in wanted},
             }
@@ -303,6 +327,11 @@ class OrderBook:
             for one in self.store.query("candidates", {"_id": {"$in": wanted}}, fields=["_id", *fields])
         }
         return [found[name] for name in wanted if name in found]
+
+
+def unknown_to(index: int, version: ModelState) -> bool:
+    """Return whether a version has not seen the labels of a round: they are newer, or were in quarantine."""
+    return index >= version.term or index in version.quarantined
 
 
 def current_structure(candidate: Mapping[str, Any]) -> dict[str, Any]:

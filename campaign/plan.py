@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from campaign.actions import (
     Action,
     AddReferences,
-    BuildLabel,
     Finish,
     FixScoring,
     FollowUp,
+    Inspect,
     Judge,
     OpenRound,
-    RunJob,
     Sample,
     Score,
     Screen,
@@ -28,12 +27,13 @@ from campaign.actions import (
     Train,
 )
 from campaign.climbing_plan import climbed, next_step
+from campaign.collapse import fallen
 from campaign.config import CampaignConfig
 from campaign.documents import LabelStatus, derive_seed
-from campaign.fitting import ALONE, JOB_KEY, JOB_POOL, fitting
-from campaign.state import CampaignState, JobState, LabelState, RoundState
+from campaign.fitting import fitting
+from campaign.label_plan import label_tasks
+from campaign.state import CampaignState, ModelState, RoundState
 from campaign.usage import SPENDING, Budget, budgets
-from flows.graph import runnable as runnable_records
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,22 @@ class Spec:
     def generators_learn(self) -> bool:
         """Whether labels teach the generators."""
         return self.config.learn.retrain and self.config.learn.generators
+
+    def sampler(self, state: CampaignState, key: str, index: int) -> ModelState | None:
+        """Return the version of a generator that samples round `index`: the newest one that did not collapse before."""
+        return state.version(key, self.generator_term(index), fallen(state, key, index))
+
+    def parent(self, state: CampaignState, key: str, term: int) -> ModelState | None:
+        """Return the version that the one of `term` is trained from, None for the first."""
+        return state.version(key, term - 1, fallen(state, key, term)) if term > 0 else None
+
+    def quarantined(self, state: CampaignState, term: int) -> frozenset[int]:
+        """Return the rounds whose labels nobody may learn from, as the rounds before `term` say."""
+        return frozenset() if self.config.learn.trust_alarmed else state.quarantined(term)
+
+    def stable_found(self, state: CampaignState) -> int:
+        """Return how many candidates are stable by labels in which nothing is suspect."""
+        return state.stable_found(self.quarantined(state, len(state.rounds)))
 
     def pending(self, index: int) -> range:
         """Return the rounds whose choices round `index` knows, and whose labels it may not know."""
@@ -157,7 +173,7 @@ def stop_reason(state: CampaignState, spec: Spec) -> str:
 
 
 def _used_up(state: CampaignState, spec: Spec) -> list[Budget]:
-    stable = state.stable_found()
+    stable = spec.stable_found(state)
     return [one for one in budgets(spec.config.stop, state.usage, stable=stable) if one.share >= 1]
 
 
@@ -172,6 +188,8 @@ def _own_actions(state: CampaignState, spec: Spec, reason: str) -> Iterator[Acti
     to_judge = _to_judge(state)
     if to_judge:
         yield Judge("judge", None, tuple(to_judge))
+    for index in _to_inspect(state):  # before anything learns from them
+        yield Inspect(f"inspect/{index}", None, index)
     if reason:
         return
     to_follow = _to_follow(state, spec)
@@ -196,7 +214,7 @@ def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     """Yield every task that could run now, most urgent first."""
     if _nothing_more(state, spec):
         return  # what runs may end, nothing else begins
-    yield from _label_tasks(state, begin=not reason, one_machine=spec.one_machine)
+    yield from label_tasks(state, begin=not reason, one_machine=spec.one_machine)
     if reason:
         return
     yield from _training(state, spec, spec.generators, learn=spec.generators_learn)
@@ -205,30 +223,6 @@ def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
         yield from _screening(current, state, spec)
         yield from _scoring(current, state, spec)
     yield from _training(state, spec, spec.judges, learn=spec.config.learn.retrain)
-
-
-def _label_tasks(state: CampaignState, *, begin: bool, one_machine: bool) -> Iterator[Action]:
-    """Yield builds and jobs of labels: references first, then by round and rank; begun ones go on after a stop."""
-    open_labels = [label for label in state.labels.values() if not label.final]
-    open_labels.sort(key=lambda label: (label.purpose != "reference", label.round, label.rank, label.id))
-    begun = [label for label in open_labels if label.begun]
-    rest = [label for label in open_labels if not label.begun] if begin else []
-    for label in begun + rest:
-        if label.jobs:
-            for job in runnable(label):
-                alone = job.alone and one_machine  # nodes share no memory: emptying a whole pool frees none
-                key = f"{JOB_KEY}{label.id}/{job.uuid}/{job.index}" + (ALONE if alone else "")
-                yield RunJob(key, JOB_POOL, label.id, job.uuid, job.index, alone)
-        else:
-            yield BuildLabel(f"build/{label.id}", "cpu", label.id)
-
-
-def runnable(label: LabelState) -> list[JobState]:
-    """Return the jobs that are queued and whose parents are all done."""
-    known = {(job.uuid, job.index): job for job in label.jobs}
-    done = {key for key, job in known.items() if job.state == LabelStatus.DONE}
-    busy = {key for key, job in known.items() if job.state not in (LabelStatus.DONE, LabelStatus.QUEUED)}
-    return [known[key] for key in runnable_records([job.record() for job in label.jobs], done, busy)]
 
 
 def _to_judge(state: CampaignState) -> list[str]:
@@ -244,6 +238,12 @@ def _to_judge(state: CampaignState) -> list[str]:
         for label in state.labels.values()
         if label.state == LabelStatus.DONE and not label.judged and label.step not in awaited
     ]
+
+
+def _to_inspect(state: CampaignState) -> list[int]:
+    """Return the rounds whose labels are all known and were not inspected, in order: earlier ones are the yardstick."""
+    waiting = [index for index in sorted(state.rounds) if state.rounds[index].alarm is None]
+    return [index for index in waiting if _first_ready(state, index + 1)]
 
 
 def _to_follow(state: CampaignState, spec: Spec) -> list[str]:
@@ -300,7 +300,7 @@ def _may_open(state: CampaignState, spec: Spec, index: int) -> bool:
     if spec.adapts_shares(index) and not _labels_ready(state, spec, spec.term(index)):
         return False
     # A round far ahead would only pile up candidates: it opens when its models are decided.
-    return all(state.version(key, spec.generator_term(index)) is not None for key in spec.generators)
+    return all(spec.sampler(state, key, index) is not None for key in spec.generators)
 
 
 def _sampling(current: RoundState, spec: Spec) -> Iterator[Action]:

@@ -37,7 +37,7 @@ def prepare_launch(config_file: Path, run_dir: Path | None) -> tuple[CampaignCon
     Raises:
         CampaignError: Something the user has to cure.
     """
-    from campaign.decisions import reference_phases
+    from campaign.reference_phases import reference_phases
 
     config = load_config(config_file)
     base = config_file.resolve().parent

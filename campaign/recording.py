@@ -5,7 +5,7 @@ Each method writes documents and returns the state with exactly those documents 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from campaign.state import (
     MEMBER_FIELDS,
     CampaignState,
     Member,
+    ModelState,
     RoundState,
     project_label,
     project_member,
@@ -54,7 +55,7 @@ class Recorder:
         place = [name for name, *_ in self.spec.batches(state.rounds[action.round])].index(action.batch)
         first = place * BATCH_STRIDE
         key = self.spec.generators[action.generator]
-        version = state.version(key, self.spec.generator_term(action.round))
+        version = self.spec.sampler(state, key, action.round)
         documents = [
             CandidateDocument(
                 id=one["id"],
@@ -86,8 +87,10 @@ class Recorder:
             "returned": len(documents),
             "new": len(members),
             "generator": key,
+            "version": version.id if version else "",
             "seconds": result.get("seconds", 0.0),
         }
+        state = self._used([version], state)
         return self._round(
             action.round,
             {f"batches.{action.batch}": summary},
@@ -130,8 +133,11 @@ class Recorder:
         updates = [
             (name, {f"predictions.{key}": value for key, value in values.items()} | {"judged_by": judged_by})
             for name, values in result["predictions"].items()
+            if values  # nobody could judge it: the next round tries again
         ]
         self.store.set_fields_many("candidates", updates)
+        if updates:
+            state = self._used(versions.values(), state)
         return self._round(action.round, {f"scored.{action.chunk}": len(action.ids)}, state)
 
     def built(self, action: BuildLabel, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
@@ -223,9 +229,10 @@ class Recorder:
 
     def trained(self, action: Train, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
         """Write a model version with its verdict; it is final."""
-        parent = state.version(action.model, action.term - 1) if action.term > 0 else None
+        parent = self.spec.parent(state, action.model, action.term)
+        name = version_id(self.campaign, action.model, action.term)
         document = ModelDocument(
-            id=version_id(self.campaign, action.model, action.term),
+            id=name,
             campaign=self.campaign,
             key=action.model,
             term=action.term,
@@ -234,15 +241,32 @@ class Recorder:
             labels=result["labels"],
             metrics_before=result["metrics_before"],
             metrics_after=result["metrics_after"],
+            gate=result.get("gate") or {},
             verdict=result["verdict"],
+            quarantined=sorted(self.spec.quarantined(state, action.term)),
             checkpoint=result["checkpoint"],
             sha256=result["sha256"],
             seconds=result.get("seconds", 0.0),
+            trained=result.get("trained") or now(),
+            retrained=self.store.get("models", name) is not None,
             created=now(),
         ).doc()
         self.store.put("models", document)
         self.store.log_event("model_" + document["state"], f"{document['_id']}: {document['verdict']}")
+        if result.get("conflict"):
+            words = f"{document['_id']}: new labels contradict what was trusted before: {document['verdict']}"
+            self.store.log_event(
+                "alarm", words, severity="warning", what="labels contradict", model=document["_id"]
+            )
         return state.with_model(project_model(document))
+
+    def _used(self, versions: Iterable[ModelState | None], state: CampaignState) -> CampaignState:
+        """Note when versions were used for the first time."""
+        for version in versions:
+            if version is not None and not version.used:
+                self.store.set_fields("models", version.id, {"first_used": now()})
+                state = state.with_model(replace(version, used=True))
+        return state
 
     def _ended(
         self,

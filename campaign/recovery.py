@@ -9,6 +9,7 @@ from campaign.documents import ModelStatus
 from campaign.state import (
     LABEL_FIELDS,
     MEMBER_FIELDS,
+    MODEL_FIELDS,
     CampaignState,
     Member,
     project_label,
@@ -39,7 +40,7 @@ def project(store: CampaignStore, campaign: Mapping[str, Any]) -> CampaignState:
         for document in store.query(
             "models",
             {"state": {"$ne": ModelStatus.LOST.value}},
-            fields=["_id", "key", "term", "state", "checkpoint"],
+            fields=MODEL_FIELDS,
         )
     ]
     return CampaignState(

@@ -7,10 +7,12 @@ just written, and could at any moment throw it away and `project` the store agai
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from campaign.documents import FINAL_LABEL, CandidateStatus, LabelStatus, ModelStatus
+from campaign.quarantine import quarantined
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class RoundState:
     selected: tuple[str, ...] | None = None
     shares: tuple[float, ...] | None = None
     """Share of the samples of each generator; None: as configured."""
+    alarm: str | None = None
+    """What is wrong with its labels (`campaign.alarms`), '' if nothing is; None before they were inspected."""
+    made: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Version of a generator -> crystals asked of it, and those of them that were new."""
 
     def entering(self, segment: int) -> list[Member]:
         """Return the members that reached `segment`, whether they passed it since or not, in order."""
@@ -150,6 +156,14 @@ class ModelState:
     term: int
     promoted: bool
     checkpoint: str | None
+    parent: str | None = None
+    """Version that it was fine-tuned from."""
+    quarantined: tuple[int, ...] = ()
+    """Rounds whose labels were kept from it."""
+    used: bool = False
+    """It has made or judged a candidate."""
+    retrained: bool = False
+    """Its checkpoint was lost once: what bears its name may be judged by the lost one."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +210,8 @@ class CampaignState:
         """Return whether every version of `key` up to `term` was promoted or refused."""
         return all((key, earlier) in self.models for earlier in range(term + 1))
 
-    def version(self, key: str, term: int) -> ModelState | None:
-        """Return the newest promoted version of `key` up to `term`.
+    def version(self, key: str, term: int, without: AbstractSet[str] = frozenset()) -> ModelState | None:
+        """Return the newest promoted version of `key` up to `term` that is not in `without`.
 
         None while one is still undecided, and where none was ever good enough.
         """
@@ -206,23 +220,27 @@ class CampaignState:
             model = self.models.get((key, earlier))
             if model is None:
                 return None
-            if model.promoted:
+            if model.promoted and model.id not in without:
                 found = model
         return found
+
+    def quarantined(self, term: int) -> frozenset[int]:
+        """Return the rounds whose labels are in quarantine, as the rounds before `term` say."""
+        return quarantined({index: one.alarm or "" for index, one in self.rounds.items()}, term)
 
     def references(self) -> list[LabelState]:
         """Return the labels of elements and hull phases, those of rungs among them."""
         return [label for label in self.labels.values() if label.purpose == "reference"]
 
-    def stable_found(self) -> int:
-        """Return how many candidates are stable by the highest judged rung that is done."""
+    def stable_found(self, held: AbstractSet[int] = frozenset()) -> int:
+        """Return how many candidates are stable by the highest judged rung that is done, without the rounds `held`."""
         best: dict[str, LabelState] = {}
         for label in self.labels.values():
             if label.has_verdict and label.purpose != "reference":
                 known = best.get(label.candidate_id)
                 if known is None or label.rung > known.rung:
                     best[label.candidate_id] = label
-        return sum(label.stable for label in best.values())
+        return sum(label.stable and label.round not in held for label in best.values())
 
 
 def project_member(document: Mapping[str, Any]) -> Member:
@@ -251,7 +269,26 @@ def project_round(document: Mapping[str, Any], members: Iterable[Member]) -> Rou
         scored=frozenset(int(chunk) for chunk in document.get("scored", {})),
         selected=None if chosen is None else tuple(chosen),
         shares=tuple(document["shares"]) if document.get("shares") else None,
+        alarm=alarm_of(document),
+        made=_made(document),
     )
+
+
+def alarm_of(document: Mapping[str, Any]) -> str | None:
+    """Return the kind of alarm of a round's document, '' for none; None before its labels were inspected."""
+    found = document.get("inspection")
+    if found is None:
+        return None
+    return str(found["alarm"]) if found["suspect"] else ""
+
+
+def _made(document: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return version -> (crystals asked, new ones) of the batches that are in."""
+    made: dict[str, tuple[int, int]] = {}
+    for batch in document.get("batches", {}).values():
+        asked, new = made.get(batch.get("version", ""), (0, 0))
+        made[batch.get("version", "")] = (asked + batch["asked"], new + batch["new"])
+    return made
 
 
 def project_label(document: Mapping[str, Any]) -> LabelState:
@@ -315,4 +352,15 @@ def project_model(document: Mapping[str, Any]) -> ModelState:
         term=document["term"],
         promoted=document["state"] == ModelStatus.PROMOTED,
         checkpoint=document.get("checkpoint"),
+        parent=document.get("parent"),
+        quarantined=tuple(document.get("quarantined") or ()),
+        used=bool(document.get("first_used")),
+        retrained=bool(document.get("retrained")),
     )
+
+
+MODEL_FIELDS = [
+    "_id", "key", "term", "state", "checkpoint", "parent", "quarantined", "first_used",
+    "retrained",
+]  # fmt: skip
+"""Fields of a version that `project_model` reads."""

@@ -1,9 +1,9 @@
 """Training on a worker: fit a first model, or fine-tune one on labels and hold it against its parent.
 
-Part of the door to `models` (see `campaign.tasks`). The gate: on crystals whose formulas are never trained on,
-reference and labelled ones weighing the same, the new version's error must not exceed its parent's by more than
-the tolerance. Labels enter on the scale of the reference hull (hull energy + DFT e_above_hull), so that an
-engine's other zero of energy is not learned as chemistry.
+Part of the door to `models` (see `campaign.tasks`). What decides is `campaign.gating`: on crystals whose formulas are
+never trained on, a version must not do worse than its parent, neither on the reference nor on labels. Labels in
+quarantine do not come here. Labels enter on the scale of the reference hull (hull energy + DFT e_above_hull), so that
+an engine's other zero of energy is not learned as chemistry.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from campaign.gating import Verdict
     from campaign.references.entries import ReferenceEntry, ReferenceSet
     from models.data import LabelledStructure
 
 GATE_METRIC = {"head": "mae", "discriminator": "log_loss"}
-"""Held-out figure that decides on a promotion; both are better when lower."""
+"""Error, crystal by crystal, that decides on a promotion; its mean is the metric of this name."""
 
-GENERATION_CHECK = 32
-"""Crystals that a generator makes before and after fine-tuning; the share of distinct ones must hold up."""
+
+LEAST_CHANCE = 1e-6
+"""No probability counts as smaller: a single miss must not decide alone."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,18 @@ class Sets:
     labelled: list[LabelledStructure]
     """The campaign's own labels."""
     labelled_held_out: list[LabelledStructure]
+    """Of held-out formulas: those that the parent knew of."""
+    fresh_held_out: list[LabelledStructure]
+    """Of held-out formulas: the new ones."""
     labelled_ids: list[str]
     """Ids of `labelled`."""
     fresh: list[LabelledStructure]
     """Labels of either side that the parent has not seen."""
+
+    @property
+    def every_held_out_label(self) -> list[LabelledStructure]:
+        """Labels of held-out formulas, old and new."""
+        return [*self.labelled_held_out, *self.fresh_held_out]
 
 
 def train_model(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,8 +63,10 @@ def train_model(task: Mapping[str, Any]) -> dict[str, Any]:
         task: See `campaign.orders.OrderBook`.
 
     Returns:
-        `promoted`, `verdict`, `metrics_before`, `metrics_after`, `labels`, `checkpoint`, `sha256`.
+        `promoted`, `verdict`, `gate`, `conflict`, `metrics_before`, `metrics_after`, `labels`, `checkpoint`,
+        `sha256`, `trained` (when it ended).
     """
+    from campaign.documents import now
     from models.errors import TrainingDataError
 
     if task["parent"] is None and task.get("given") is not None:
@@ -59,15 +74,22 @@ def train_model(task: Mapping[str, Any]) -> dict[str, Any]:
     sets = training_sets(task)
     try:
         if task["parent"] is None:
-            return _first_fit(task, sets)
-        if not sets.fresh or not sets.labelled:
-            return _refused("no new labels to learn from")
-        if task["role"] == "generator":
-            return _fine_tune_generator(task, sets)
-        return _fine_tune_judge(task, sets)
+            result = _first_fit(task, sets)
+        elif not sets.fresh or not sets.labelled:
+            result = _refused(_nothing_new(task))
+        elif task["role"] == "generator":
+            result = _fine_tune_generator(task, sets)
+        else:
+            result = _fine_tune_judge(task, sets)
     except TrainingDataError as error:
         # For example a reference of stable crystals only: there is nothing to tell apart yet.
-        return _refused(error.one_line())
+        result = _refused(error.one_line())
+    return result | {"trained": now()}
+
+
+def _nothing_new(task: Mapping[str, Any]) -> str:
+    held = ", ".join(map(str, task["quarantined"]))
+    return "no new labels to learn from" + (f": those of round {held} raised an alarm" if held else "")
 
 
 def model_class(role: str, kind: str) -> Any:
@@ -107,17 +129,16 @@ def training_sets(task: Mapping[str, Any]) -> Sets:
     def is_held(one: LabelledStructure) -> bool:
         return one.structure.composition.reduced_formula in held_formulas
 
+    fresh = [one["fresh"] for one in task["labelled"]]
+    held_out = [(one, new) for one, new in zip(labelled, fresh, strict=True) if is_held(one)]
     return Sets(
         train=[one for one in known if not is_held(one)],
         held_out=[one for one in known if is_held(one)],
         labelled=[one for one in labelled if not is_held(one)],
-        labelled_held_out=[one for one in labelled if is_held(one)],
+        labelled_held_out=[one for one, new in held_out if not new],
+        fresh_held_out=[one for one, new in held_out if new],
         labelled_ids=[name for name, one in zip(ids, labelled, strict=True) if not is_held(one)],
-        fresh=[
-            one
-            for one, document in zip(labelled, task["labelled"], strict=True)
-            if document["round"] >= task["parent_term"]
-        ],
+        fresh=[one for one, new in zip(labelled, fresh, strict=True) if new],
     )
 
 
@@ -161,6 +182,7 @@ def _properties(energy: float | None, above: float | None, limit: float) -> dict
 
 def _first_fit(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
     """Fit on the reference; a first version has nothing to be held against and is promoted."""
+    from campaign.gating import Verdict, judge_first
     from models.registry import DISCRIMINATORS, GENERATORS, HEADS, build
 
     registry = {"generator": GENERATORS, "head": HEADS, "discriminator": DISCRIMINATORS}[task["role"]]
@@ -168,12 +190,14 @@ def _first_fit(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
     if task["role"] == "generator":
         model.fit([*sets.train, *sets.held_out], task["seed"])
         metrics: dict[str, Any] = {"crystals": len(sets.train) + len(sets.held_out)}
+        said = (
+            f"first version, fitted on {metrics['crystals']} reference crystals; no parent to hold it against"
+        )
     else:
         model.fit([*sets.train, *sets.labelled], [], task["seed"])
-        metrics = {"reference": model.evaluate(sets.held_out) if sets.held_out else {}}
-    return _kept(
-        task, model, [], {}, metrics, promoted=True, verdict="first version, fitted on the reference"
-    )
+        found = model.evaluate(sets.held_out) if sets.held_out else {}
+        metrics, said = {"reference": found}, judge_first(found, GATE_METRIC[task["role"]])
+    return _kept(task, model, [], ({}, metrics), Verdict(True, said))
 
 
 def _given_version(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,81 +207,87 @@ def _given_version(task: Mapping[str, Any]) -> dict[str, Any]:
     given = Path(task["given"])
     model = model_class(task["role"], task["kind"]).load(given)
     verdict = f"first version, read from {given} (sha256 {folder_sha256(given)})"
-    return _kept(task, model, [], {}, {}, promoted=True, verdict=verdict)
+    return _kept(task, model, [], ({}, {}), Verdict(True, verdict))
 
 
 def _fine_tune_judge(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
     """Fine-tune a head or discriminator, and hold it against its parent on held-out crystals."""
     from campaign.calibrating import foresee, recalibrate
-    from models.metrics import gate
+    from campaign.gating import NEW, judge
 
     kind = model_class(task["role"], task["kind"])
     parent, child = kind.load(Path(task["parent"])), kind.load(Path(task["parent"]))
-    foreseen = foresee(child, sets.fresh, sets.labelled_held_out)
+    foreseen = foresee(child, sets.fresh, sets.every_held_out_label)
     child.fine_tune(sets.labelled, sets.train, task["seed"])
-    calibration = recalibrate(child, sets.held_out, sets.labelled_held_out)
+    recalibrated = recalibrate(child, sets.held_out, sets.every_held_out_label)
     before = _held_out_metrics(parent, sets) | foreseen
-    after = _held_out_metrics(child, sets) | calibration
-    metric = GATE_METRIC[task["role"]]
-    old, new = _gate_figure(before, metric), _gate_figure(after, metric)
-    allowed = task["gate_tolerance"] * old.get(metric, 0.0)
-    verdict = gate(old, new, metric, allowed)
-    return _kept(
-        task, child, sets.labelled_ids, before, after, promoted=verdict.passed, verdict=verdict.reason
-    )
+    after = _held_out_metrics(child, sets) | recalibrated
+    # So that neither has the advantage of a calibration on these very crystals.
+    recalibrate(parent, sets.held_out, sets.every_held_out_label)
+    held_out = {"reference": sets.held_out, "labels": sets.labelled_held_out, NEW: sets.fresh_held_out}
+    losses = _head_losses if task["role"] == "head" else _discriminator_losses
+    groups = {name: (losses(parent, group), losses(child, group)) for name, group in held_out.items()}
+    verdict = judge(groups, GATE_METRIC[task["role"]], task["gate_tolerance"])
+    return _kept(task, child, sets.labelled_ids, (before, after), verdict)
 
 
 def _held_out_metrics(model: Any, sets: Sets) -> dict[str, Any]:
-    groups = {"reference": sets.held_out, "labels": sets.labelled_held_out}
+    groups = {"reference": sets.held_out, "labels": sets.every_held_out_label}
     return {name: model.evaluate(group) for name, group in groups.items() if group}
 
 
-def _gate_figure(metrics: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:
-    """Return the mean of the metric over the groups that have it: labels weigh as much as the reference."""
-    values = [group[metric] for group in metrics.values() if metric in group]
-    return {metric: sum(values) / len(values)} if values else {}
+def _head_losses(head: Any, group: Sequence[LabelledStructure]) -> npt.NDArray[np.float64]:
+    """Return the absolute errors (n,) of a head's first property, in its unit, where the truth is known."""
+    import numpy as np
+
+    name = head.properties[0]
+    known = [one for one in group if one.known(name) is not None]
+    if not known:
+        return np.zeros(0)
+    truth = np.array([one.known(name) for one in known], dtype=np.float64)
+    if hasattr(head, "predict_labelled"):  # it may know how a campaign's crystals differ from the reference
+        said = head.predict_labelled(known)
+    else:
+        said = head.predict([one.structure for one in known])
+    errors: npt.NDArray[np.float64] = np.abs(said.mean[:, 0] - truth)
+    return errors
+
+
+def _discriminator_losses(model: Any, group: Sequence[LabelledStructure]) -> npt.NDArray[np.float64]:
+    """Return the log-losses (n,) of a discriminator, where it is known whether a crystal is stable."""
+    import numpy as np
+
+    from models.data import STABLE
+
+    known = [one for one in group if one.known(STABLE) is not None]
+    if not known:
+        return np.zeros(0)
+    stable = np.array([one.known(STABLE) for one in known], dtype=np.float64) > 0.5
+    said = np.clip(model.probability([one.structure for one in known]), LEAST_CHANCE, 1 - LEAST_CHANCE)
+    return -np.log(np.where(stable, said, 1 - said))
 
 
 def _fine_tune_generator(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
-    """Fine-tune a generator; refused when it makes fewer distinct crystals than its parent did."""
+    """Fine-tune a generator on the new labels, the reference shown again; a version that collapses is refused."""
+    from campaign.gating import judge_generator
+    from campaign.generator_check import ASKED, sample_figures
+
     kind = model_class("generator", task["kind"])
     parent, child = kind.load(Path(task["parent"])), kind.load(Path(task["parent"]))
     child.fine_tune(sets.fresh, sets.train, task["seed"])
-    before, after = _variety(parent, task), _variety(child, task)
-    least = (1 - task["gate_tolerance"]) * before["distinct"] * 0.8
-    promoted = after["distinct"] >= least
-    verdict = (
-        f"distinct crystals of {GENERATION_CHECK} asked: {before['distinct']} before, {after['distinct']} after; "
-        f"at least {least:.1f} wanted"
-    )
-    return _kept(task, child, sets.labelled_ids, before, after, promoted=promoted, verdict=verdict)
-
-
-def _variety(generator: Any, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how many distinct crystals, and formulas, a generator makes of a fixed number asked."""
-    from campaign.references.fingerprint import candidate_id
-    from models.data import Conditions
-
-    conditions = Conditions.of(task["conditions"])
-    made: Sequence[Any] = generator.sample(GENERATION_CHECK, conditions, task["seed"])
-    return {
-        "returned": len(made),
-        "distinct": len({candidate_id(structure) for structure in made}),
-        "formulas": len({structure.composition.reduced_formula for structure in made}),
-    }
+    before, after = sample_figures(parent, task), sample_figures(child, task)
+    verdict = judge_generator(before, after, ASKED)
+    return _kept(task, child, sets.labelled_ids, (before, after), verdict)
 
 
 def _kept(
     task: Mapping[str, Any],
     model: Any,
     labels: list[str],
-    before: dict[str, Any],
-    after: dict[str, Any],
-    *,
-    promoted: bool,
-    verdict: str,
+    metrics: tuple[dict[str, Any], dict[str, Any]],
+    verdict: Verdict,
 ) -> dict[str, Any]:
-    """Save the version, promoted or not: a refused one is kept with its figures."""
+    """Save the version, promoted or not, with its parent's metrics and its own: a refused one is kept, too."""
     from models.checkpoint import folder_sha256
 
     folder = Path(task["folder"])
@@ -265,10 +295,12 @@ def _kept(
     folder.unlink(missing_ok=True)  # a file in its place
     model.save(folder)
     return {
-        "promoted": promoted,
-        "verdict": verdict,
-        "metrics_before": before,
-        "metrics_after": after,
+        "promoted": verdict.promoted,
+        "verdict": verdict.reason,
+        "gate": verdict.figures,
+        "conflict": verdict.conflict,
+        "metrics_before": metrics[0],
+        "metrics_after": metrics[1],
         "labels": labels,
         "checkpoint": str(folder),
         "sha256": folder_sha256(folder),

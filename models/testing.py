@@ -133,7 +133,9 @@ def check_generator(
         ]
         with _no_global_randomness("fine_tune"):
             model.fine_tune(labelled, train, 4)
-        _check_crystals(model.sample(n, conditions, 5), conditions, n)
+        tuned = model.sample(n, conditions, 5)
+        _check_crystals(tuned, conditions, n)
+        _require(2 * len(tuned) >= len(first), "fine_tune lets samples dry up", len(tuned), len(first))
         _check_round_trip(cls, model, conditions, n, Path(folder) / "second")
 
 

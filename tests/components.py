@@ -104,6 +104,32 @@ class LooseGenerator(BinaryGenerator):
         return made
 
 
+class NarrowingGenerator(BinaryGenerator):
+    """Once it has learned, it makes nothing but one formula."""
+
+    def sample(self, n: int, conditions: Conditions, seed: int) -> list[Structure]:
+        made = super().sample(n, conditions, seed)
+        for structure in made if self.liked else ():
+            structure.replace(0, sorted(conditions.elements)[0])
+            structure.replace(1, sorted(conditions.elements)[1])
+        return made
+
+
+class StuckGenerator(BinaryGenerator):
+    """Once it has learned, it makes the same crystals whatever the seed."""
+
+    def sample(self, n: int, conditions: Conditions, seed: int) -> list[Structure]:
+        return super().sample(n, conditions, 0 if self.liked else seed)
+
+
+class RepeatingGenerator(BinaryGenerator):
+    """Always the same few crystals."""
+
+    def sample(self, n: int, conditions: Conditions, seed: int) -> list[Structure]:
+        few = super().sample(3, conditions, 0)
+        return [few[place % len(few)].copy() for place in range(n)]
+
+
 class ElementHead:
     """Least-squares formation energy per element; its residual is the standard deviation."""
 

@@ -75,7 +75,9 @@ class AcquisitionConfig(Block):
         2, description="Most candidates of one reduced formula in one round's selection."
     )
     backlog: Annotated[int, Field(ge=0)] = Field(
-        500, description="Screened candidates of earlier rounds that are scored again with newer models."
+        10_000,
+        description="Most screened candidates of earlier rounds that compete in a round, scored again where a newer "
+        "model was promoted. Beyond it four fifths are the best so far, and one fifth is drawn from the others.",
     )
     max_e_above_hull_ev_per_atom: float | None = Field(
         None, description="Condition for a label: highest predicted e_above_hull [eV/atom]."

@@ -6,8 +6,11 @@ Which labels count is said by numbers of rounds alone, so that a choice never de
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from campaign.acquisition.beliefs import Candidates
 from campaign.acquisition.policies import ChoiceContext
@@ -17,8 +20,12 @@ from campaign.acquisition.verdicts import climbed_results
 from campaign.config import CampaignConfig
 from campaign.documents import CandidateStatus, derive_seed
 from campaign.plan import Spec
-from campaign.state import CampaignState
+from campaign.quarantine import quarantined
+from campaign.state import CampaignState, alarm_of
 from campaign.store import CampaignStore
+
+DRAWN_AGAIN = 0.2
+"""Part of the backlog's bound that is drawn from candidates beyond the best."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class AcquisitionReader:
         term = self.spec.term(index)
         found = self.store.query(
             "labels",
-            {"purpose": "candidate", "state": "done", "round": {"$lt": term}},
+            {"purpose": "candidate", "state": "done", "round": self._trusted(term)},
             fields=["predicted.e_above_hull", "result.e_above_hull", "round", "rank"],
         )
         higher = climbed_results(self.store, self.spec, term, ["e_above_hull"])
@@ -66,8 +73,8 @@ class AcquisitionReader:
 
     def yielded(self, term: int) -> list[Yielded]:
         """Return what came of each generator's crystals in the rounds before `term`."""
-        limit = self.config.learn.stable_ev_per_atom
-        known = {"purpose": "candidate", "state": "done", "round": {"$lt": term}}
+        limit, rounds = self.config.learn.stable_ev_per_atom, self._trusted(term)
+        known = {"purpose": "candidate", "state": "done", "round": rounds}
         higher = climbed_results(self.store, self.spec, term, ["e_above_hull"])
         near = [{"result.e_above_hull": {"$lte": limit}}, {"_id": {"$in": list(higher)}}]
         labels = self.store.query("labels", known | {"$or": near}, fields=["models", "result.e_above_hull"])
@@ -78,10 +85,35 @@ class AcquisitionReader:
             for key in one["models"]
         )
         asked: Counter[str] = Counter()
-        for one in self.store.query("rounds", {"index": {"$lt": term}}, fields=["batches"]):
+        for one in self.store.query("rounds", {"index": rounds}, fields=["batches"]):
             for batch in one["batches"].values():
                 asked[batch["generator"]] += batch["asked"]
         return [Yielded(asked[key], stable[key]) for key in self.spec.generators]
+
+    def backlog(self, index: int, seed: int) -> list[str]:
+        """Return the screened candidates of earlier rounds that compete in round `index`: all, up to a bound.
+
+        Beyond `acquisition.backlog`, most are those with the best scores so far; a part is drawn from the others, so
+        that what an older model was blind to gets another look.
+        """
+        most = self.config.acquisition.backlog
+        waiting = {"state": CandidateStatus.SCREENED.value, "round": {"$lt": index}}
+        found = self.store.query("candidates", waiting, fields=["_id", "score"])
+        ranked = [one["_id"] for one in sorted(found, key=lambda one: (-_score(one), one["_id"]))]
+        if len(ranked) <= most:
+            return ranked
+        drawn = round(most * DRAWN_AGAIN)
+        best, rest = ranked[: most - drawn], ranked[most - drawn :]
+        places = np.random.default_rng(seed).choice(len(rest), size=drawn, replace=False)
+        return best + [rest[place] for place in sorted(places.tolist())]
+
+    def _trusted(self, term: int) -> dict[str, Any]:
+        """Return the filter of the rounds whose labels a round of this term may know and trust."""
+        rounds = self.store.query("rounds", {"index": {"$lt": term}}, fields=["index", "inspection"])
+        held: frozenset[int] = frozenset()
+        if not self.config.learn.trust_alarmed:
+            held = quarantined({one["index"]: alarm_of(one) or "" for one in rounds}, term)
+        return {"$lt": term, "$nin": sorted(held)}
 
     def _candidates(
         self, names: Iterable[str], surrogate_std: float, *, unlabelled: bool = False
@@ -103,3 +135,9 @@ class AcquisitionReader:
             surrogate_std=surrogate_std,
             core_seconds=core_seconds,
         )
+
+
+def _score(candidate: Mapping[str, Any]) -> float:
+    """Return a candidate's last score; one that never had any comes last."""
+    score = candidate.get("score")
+    return float("-inf") if score is None else float(score)

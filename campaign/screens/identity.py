@@ -61,7 +61,7 @@ class _Known:
 
 
 @functools.lru_cache(maxsize=4096)
-def _known_of(reference: ReferenceSet, composition: str) -> _Known:
+def known_of(reference: ReferenceSet, composition: str) -> _Known:
     """Return the reference crystals of one composition, prepared for matching; kept per process."""
     known = _Known()
     for entry in reference.in_bucket(composition):
@@ -71,7 +71,7 @@ def _known_of(reference: ReferenceSet, composition: str) -> _Known:
 
 
 def _novelty(item: ScreenItem, options: NoveltyOptions, context: ScreenContext) -> Verdict:
-    known = _known_of(context.need_reference(), bucket(item.structure))
+    known = known_of(context.need_reference(), bucket(item.structure))
     match = known.match(item.structure)
     values = {"novel": match is None}
     if match is None:

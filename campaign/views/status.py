@@ -10,6 +10,8 @@ from typing import Any
 from campaign.blocks import live_blocks
 from campaign.config import StopConfig
 from campaign.lease import holder
+from campaign.quarantine import quarantined
+from campaign.state import alarm_of
 from campaign.store import CampaignStore
 from campaign.usage import Budget, budgets, kept_sums, total_usage, yields
 
@@ -34,7 +36,8 @@ def summary(store: CampaignStore, name: str, *, best: int = 5) -> dict[str, Any]
     stable = store.count("labels", {**wanted, "state": "done", f"{verdict}.stable": True})
     blocks = list(store.query("blocks"))
     usage = _usage(store, campaign, blocks, driver)
-    stop = (campaign.get("config") or {}).get("stop") or {}
+    config = campaign.get("config") or {}
+    stop = config.get("stop") or {}
     return {
         "name": name,
         "state": campaign.get("state", "unknown"),
@@ -42,6 +45,7 @@ def summary(store: CampaignStore, name: str, *, best: int = 5) -> dict[str, Any]
         "run_dir": campaign.get("run_dir"),
         "driver": driver,
         "rounds": rounds(store),
+        "alarms": alarms(store, trusted=bool((config.get("learn") or {}).get("trust_alarmed"))),
         "candidates": store.count_by("candidates", "state"),
         "rejected_by": _without_none(store.count_by("candidates", "rejected_by")),
         "labels": labels,
@@ -124,6 +128,28 @@ def _ladder(campaign: Mapping[str, Any]) -> list[str]:
 
 def _of_rung(rung: str) -> dict[str, Any]:
     return {"purpose": "follow_up", "step": rung}
+
+
+def alarms(store: CampaignStore, *, trusted: bool) -> list[dict[str, Any]]:
+    """Return the rounds whose labels raised an alarm: what is wrong, how large, whether nothing learns from them.
+
+    Args:
+        store: The campaign's store.
+        trusted: The user has said `learn.trust_alarmed`.
+    """
+    found = list(store.query("rounds", fields=["index", "inspection"], sort=[("index", 1)]))
+    kinds = {one["index"]: alarm_of(one) or "" for one in found}
+    held = quarantined(kinds, len(kinds)) if not trusted else frozenset()
+    return [
+        {
+            "round": one["index"],
+            "what": one["inspection"]["alarm"],
+            "message": one["inspection"]["message"],
+            "quarantined": one["index"] in held,
+        }
+        for one in found
+        if (one.get("inspection") or {}).get("alarm")
+    ]
 
 
 def best_labels(store: CampaignStore, n: int, verdict: str = "result") -> list[dict[str, Any]]:

@@ -74,6 +74,10 @@ def status_view(
         table.add_row("slots busy", "  ".join(f"{pool} {busy.get(pool, 0)}/{n}" for pool, n in slots.items()))
     table.add_row("models", _counts(status["models"]))
     table.add_row("rounds", "  ".join(_round_text(row) for row in status["rounds"]) or "none yet")
+    for row in status["alarms"]:
+        held = "; nothing learns from them" if row["quarantined"] else ""
+        words = f"labels of round {row['round']} {row['message']}{held}"
+        table.add_row(Text("alarm", "bold red"), Text(words))
     for pool, row in status["blocks"].items():
         table.add_row(f"blocks {pool}", Text(_blocks_text(row)))
     table.add_row("used", _usage_text(status["usage"]))

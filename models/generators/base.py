@@ -44,7 +44,12 @@ class Generator(Protocol):
     def fine_tune(
         self, labelled: Sequence[LabelledStructure], replay: Sequence[LabelledStructure], seed: int
     ) -> None:
-        """Learn from the campaign's labels.
+        """Learn from the campaign's labels, the good ones more.
+
+        What makes the next samples better is weighting by reward: a label counts by exp(-energy above hull / scale),
+        as in reward-weighted regression (Peters and Schaal, ICML 2007) and the advantage-weighted regression that
+        followed it. A model must stay a source of variety: a version whose samples collapse is not taken over (see
+        `models.testing.check_generator`, and the campaign's gate).
 
         Args:
             labelled: Newly labelled crystals.

@@ -169,6 +169,10 @@ class SubstitutionGenerator:
     ) -> None:
         """Move the odds of prototype classes by the energies above the hull of labelled crystals.
 
+        This is weighting by reward in closed form: the odds of a class change by exp(-energy above hull / scale),
+        bounded by `MOST_LEARNT`, so that no class dies out. Samples are conditioned on nothing but the conditions.
+        `replay` is not needed: the prototypes stay what they are.
+
         A class's log-odds become (mean over all labels - mean of the class) / scale, shrunk by n / (n + 1)
         where the class has n labels; classes without labels stay where they were. The means run over all
         labels since `fit`. The class is read from the crystal's provenance, or found anew where that is lost.

@@ -183,3 +183,11 @@ def _conformal_quantiles(scores: Array, weight: Array) -> Array:
     below = np.cumsum(weight[order]) / (weight.sum() + 1.0)
     places = np.minimum(np.searchsorted(below, LEVELS - 1e-12), len(scores) - 1)
     return scores[order][places]
+
+
+def read_calibrations(state: Mapping[str, Any], n_properties: int) -> list[Calibration]:
+    """Read the calibrations of a checkpoint's state, one per property."""
+    found = [Calibration.of(one) for one in state["calibrations"]]
+    if len(found) != n_properties:
+        raise ValueError("the calibrations do not fit the properties")
+    return found

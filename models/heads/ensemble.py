@@ -23,6 +23,7 @@ from models.heads.calibration import (
     Calibration,
     cross_fitted,
     fit_calibrations,
+    read_calibrations,
     uncertainties,
 )
 from models.heads.held_out import MOST_FORESEEN, HeldOut
@@ -147,6 +148,11 @@ class EnsembleHead:
             ModelsError: A structure cannot be read.
         """
         return self._answer(self._fitted().encode(structures))
+
+    def predict_labelled(self, items: Sequence[LabelledStructure]) -> Prediction:
+        """Predict all properties of crystals of the reference or of a campaign, each as what it is; see `predict`."""
+        mean, spread = self._said_of(items)
+        return Prediction(mean=mean, std=uncertainties(self._calibrations, spread)[0])
 
     def interval(self, structures: Sequence[Structure], level: float) -> Intervals:
         """Return intervals that hold the truth with a chance of `level`, for crystals like those calibrated on.
@@ -300,7 +306,7 @@ class EnsembleHead:
         config = cls.Config(**checkpoint.config | {"device": device})
         head = cls(config)
         head._centre, head._spread = _vectors(checkpoint.state, len(config.properties))
-        head._calibrations = _calibrations(checkpoint.state, len(config.properties))
+        head._calibrations = read_calibrations(checkpoint.state, len(config.properties))
         head._foreseen = HeldOut.of(checkpoint.state["foreseen"], len(config.properties))
         head._ensemble = cls.ensemble_type.from_weights(config, len(config.properties), checkpoint.weights)
         return head
@@ -388,11 +394,3 @@ def _vectors(state: Mapping[str, object], n_properties: int) -> tuple[Array, Arr
     if any(vector.shape != (n_properties,) or not np.isfinite(vector).all() for vector in found):
         raise ValueError("the scales of the targets do not fit the properties")
     return found[0], found[1]
-
-
-def _calibrations(state: Mapping[str, Any], n_properties: int) -> list[Calibration]:
-    """Read the calibrations of a checkpoint's state, one per property."""
-    found = [Calibration.of(one) for one in state["calibrations"]]
-    if len(found) != n_properties:
-        raise ValueError("the calibrations do not fit the properties")
-    return found

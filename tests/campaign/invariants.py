@@ -107,6 +107,8 @@ def at_the_end(campaign: Campaign) -> Iterator[str]:
     for one in campaign.rounds:
         if one["selected"] is None:
             yield f"round {one['index']} has made no choice"
+        elif one["inspection"] is None:
+            yield f"the labels of round {one['index']} were not inspected"
     yield from _ended_labels(campaign)
     if campaign.config.labels.ladder and not (campaign.steps[-1]["last"] and campaign.steps[-1]["made"]):
         yield "the ladder has had no last step"
@@ -333,6 +335,9 @@ def _models(campaign: Campaign) -> Iterator[str]:
             yield f"model {name} descends from one that was not promoted"
         if any((campaign.labels.get(label) or {}).get("state") != "done" for label in one["labels"]):
             yield f"model {name} learned from labels that are not done"
+        learned = {campaign.labels[label]["round"] for label in one["labels"] if label in campaign.labels}
+        if learned & set(one["quarantined"]):
+            yield f"model {name} learned from labels in quarantine"
     for key, found in terms.items():
         if sorted(found) != list(range(len(found))):
             yield f"versions of {key} are missing: {sorted(found)}"

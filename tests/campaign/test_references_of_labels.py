@@ -9,8 +9,8 @@ from pymatgen.core import Composition
 from test_driver import small_reference
 
 from campaign.config import parse_config
-from campaign.decisions import reference_phases
 from campaign.errors import ReferenceDataError
+from campaign.reference_phases import reference_phases
 from campaign.references.catalogue import read_reference
 from campaign.references.entries import ReferenceEntry
 from campaign.references.hull_of_labels import EngineHull

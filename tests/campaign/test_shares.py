@@ -53,7 +53,7 @@ def test_what_is_rare_is_told_apart_where_a_uniform_prior_would_not():
     assert second == pytest.approx(FLOOR, abs=0.01)
 
 
-def two_generators(folder: Path, **blocks) -> Path:
+def two_generators(folder: Path, crippled: str = "LooseGenerator", **blocks) -> Path:
     acquisition = {
         "candidates_per_round": PER_ROUND,
         "labels_per_round": 6,
@@ -64,19 +64,23 @@ def two_generators(folder: Path, **blocks) -> Path:
     }
     return small_campaign(
         folder,
-        generators=[{"kind": "components:BinaryGenerator"}, {"kind": "components:LooseGenerator"}],
+        generators=[{"kind": "components:BinaryGenerator"}, {"kind": f"components:{crippled}"}],
         acquisition=acquisition | blocks.pop("acquisition", {}),
         batching={"sample": PER_ROUND, "screen": 2 * PER_ROUND},
         **{"stop": {"rounds": 3}} | blocks,
     )
 
 
-@pytest.fixture(scope="module")
-def adaptive(tmp_path_factory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("adaptive")
-    outcome = launch(two_generators(folder), run_dir=None, pools="threads", progress=quiet())
+def ran(folder: Path, crippled: str) -> RunFolder:
+    outcome = launch(two_generators(folder, crippled), run_dir=None, pools="threads", progress=quiet())
     assert outcome.status == "finished", outcome.reason
     return outcome.folder
+
+
+@pytest.fixture(scope="module")
+def adaptive(tmp_path_factory) -> RunFolder:
+    """One generator makes crystals that are never stable."""
+    return ran(tmp_path_factory.mktemp("adaptive"), "LooseGenerator")
 
 
 def rounds_of(run: RunFolder) -> list[dict]:
@@ -91,8 +95,16 @@ def asked_of_each(one: dict) -> list[int]:
     ]
 
 
-def test_a_crippled_generator_loses_its_share_within_two_rounds_and_keeps_the_floor(adaptive):
-    rounds = rounds_of(adaptive)
+def test_a_generator_of_unstable_crystals_loses_its_share_within_two_rounds_and_keeps_the_floor(adaptive):
+    check_that_the_second_lost(rounds_of(adaptive))
+
+
+@pytest.mark.slow
+def test_a_generator_of_duplicates_loses_its_share_within_two_rounds_and_keeps_the_floor(tmp_path):
+    check_that_the_second_lost(rounds_of(ran(tmp_path, "RepeatingGenerator")))
+
+
+def check_that_the_second_lost(rounds: list[dict]) -> None:
     assert rounds[0]["shares"] is None
     assert asked_of_each(rounds[0]) == [PER_ROUND // 2, PER_ROUND // 2]
     good, crippled = rounds[2]["shares"]

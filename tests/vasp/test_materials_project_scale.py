@@ -17,8 +17,8 @@ from vasp_machine import command
 
 from campaign.components import check_components
 from campaign.config import parse_config
-from campaign.decisions import reference_phases
 from campaign.errors import ComponentError
+from campaign.reference_phases import reference_phases
 from campaign.references.catalogue import read_reference
 from campaign.references.hull_of_labels import EngineHull
 from flows.engines.mp_correction import mp_correction

@@ -146,6 +146,9 @@ class FTCPGenerator:
     ) -> None:
         """Learn from the campaign's labels beside crystals that are already known.
 
+        Reward-weighted regression, and a reward-weighted choice of the seeds around which `sample` draws; of `replay`
+        at most `max_replay` crystals are shown again with weight 1. Samples are conditioned on the conditions alone.
+
         New labels count `labelled_weight` times in the property error. In the reconstruction, and among the
         seeds of `sample`, a new crystal counts `labelled_weight` · exp(-energy above hull / hull scale); where
         only `stable` is known, as if it were 0 or two scales above the hull; where neither is, 1.

@@ -146,6 +146,11 @@ class WyCrystGenerator:
     ) -> None:
         """Learn the campaign's labels: they move the property branch, and stable genes count more.
 
+        Reward-weighted regression: a label's reconstruction counts `labelled_weight` · exp(-energy above hull / hull
+        scale), at least `LEAST_WEIGHT`; one without a known energy above the hull counts as a training crystal does.
+        The property branch, by which `sample` ranks what it decodes, learns from good and bad labels alike. Samples are
+        conditioned on the conditions alone, not on a wanted energy.
+
         The genes of the first training are kept with the model and shown again; `replay` adds nothing to them.
 
         Raises:
