@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,25 @@ import numpy.typing as npt
 from models.data import LabelledStructure
 from models.errors import OptionsError
 
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+class HasStructure(Protocol):
+    """What holds a crystal, such as `models.data.LabelledStructure`."""
+
+    @property
+    def structure(self) -> Structure:
+        """The crystal."""
+        ...
+
+
+Held = TypeVar("Held", bound=HasStructure)
+
 
 def split_by_composition(
-    labelled: Sequence[LabelledStructure], fraction: float, seed: int
-) -> tuple[list[LabelledStructure], list[LabelledStructure]]:
+    labelled: Sequence[Held], fraction: float, seed: int
+) -> tuple[list[Held], list[Held]]:
     """Split by reduced formula into a training set and a held-out set.
 
     Each formula draws a number from its own hash and the seed, and is held out below `fraction`. So a formula
