@@ -23,6 +23,7 @@ from campaign.errors import ConfigError
 from campaign.labels_config import LabelsConfig
 from campaign.storage.credentials import shown
 from campaign.store import StoreConfig
+from campaign.surrogate_config import LearnSurrogateConfig
 from campaign.yaml_file import read_yaml_file
 
 RESUMABLE = frozenset(
@@ -93,6 +94,9 @@ class LearnConfig(Block):
     )
     discriminators: tuple[HeadConfig, ...] = Field((HeadConfig(),), description="Stability discriminators.")
     generators: bool = Field(True, description="Fine-tune the generators on the labels as well.")
+    surrogate: LearnSurrogateConfig = Field(
+        LearnSurrogateConfig(), description="Fine-tuning of the surrogate on the frames of the labels."
+    )
     stable_ev_per_atom: float = Field(
         0.05,
         description="Crystals at most this far above the hull are the discriminator's stable class [eV/atom].",

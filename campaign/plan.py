@@ -29,7 +29,7 @@ from campaign.actions import (
 )
 from campaign.config import CampaignConfig
 from campaign.documents import LabelStatus, derive_seed
-from campaign.state import CampaignState, JobState, LabelState, RoundState
+from campaign.state import CampaignState, JobState, LabelState, ModelState, RoundState
 from campaign.usage import SPENDING, Budget, budgets
 from flows.graph import runnable as runnable_records
 
@@ -51,6 +51,8 @@ class Segment:
     pool: str
     needs_judges: bool = False
     """True where a screen asks the heads or discriminators: those of the round's term must be decided first."""
+    needs_surrogate: bool = False
+    """True where a screen asks the surrogate: if it learns, the version of the round's term must be decided first."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Spec:
     """Model keys of the generators, in the order of the configuration."""
     judges: tuple[str, ...]
     """Model keys of heads and discriminators."""
+    surrogates: tuple[str, ...] = ()
+    """Model key of the surrogate if it learns."""
 
     def term(self, index: int) -> int:
         """Return the term of the models that sample and judge round `index`."""
@@ -71,6 +75,15 @@ class Spec:
     def generator_term(self, index: int) -> int:
         """Return the term of the generators that sample round `index`: the first one if they do not learn."""
         return self.term(index) if self.config.learn.generators else 0
+
+    def surrogate_version(self, state: CampaignState, index: int) -> ModelState | None:
+        """Return the surrogate's version that screens round `index`; None if it does not learn."""
+        return state.version(self.surrogates[0], self.term(index)) if self.surrogates else None
+
+    def surrogate_checkpoint(self, state: CampaignState, index: int) -> str | None:
+        """Return the checkpoint of that version; None for the packaged weights."""
+        version = self.surrogate_version(state, index)
+        return version.checkpoint if version else None
 
     def pending(self, index: int) -> range:
         """Return the rounds whose choices round `index` knows, and whose labels it may not know."""
@@ -208,6 +221,7 @@ def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     if reason:
         return
     yield from _training(state, spec.generators, learn=spec.config.learn.generators)
+    yield from _training(state, spec.surrogates, learn=True)
     for current in _open_rounds(state):
         yield from _sampling(current, spec)
         yield from _screening(current, state, spec)
@@ -321,6 +335,8 @@ def _screening(current: RoundState, state: CampaignState, spec: Spec) -> Iterato
                 return
             if segment.needs_judges and not _judges_decided(state, spec, current.index):
                 return
+            if segment.needs_surrogate and not _decided(state, spec.surrogates, spec.term(current.index)):
+                return
             chunks = [tuple(ids)] if segment.campaign_scope else spec.chunks(ids)
             for place, chunk in enumerate(chunks):
                 if not done.issuperset(chunk):
@@ -335,7 +351,11 @@ def _compared_before(state: CampaignState, index: int, segment: int) -> bool:
 
 
 def _judges_decided(state: CampaignState, spec: Spec, index: int) -> bool:
-    return all(state.decided(key, spec.term(index)) for key in spec.judges)
+    return _decided(state, spec.judges, spec.term(index))
+
+
+def _decided(state: CampaignState, keys: Sequence[str], term: int) -> bool:
+    return all(state.decided(key, term) for key in keys)
 
 
 def _scoring(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[Action]:
