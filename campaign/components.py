@@ -74,6 +74,8 @@ def check_components(config: CampaignConfig) -> None:
     for screen in screens_of(config):
         found = resolve_screen(screen.kind)
         read_screen_options(found, screen.options)
+        if screen.kind == "second_opinion":
+            check_second_opinion(screen.options)
         if found.needs_judge is not None and found.needs_judge not in roles:
             raise ComponentError(
                 f"the screen {screen.kind} needs a {found.needs_judge}, and the campaign has none",
@@ -92,6 +94,8 @@ def check_components(config: CampaignConfig) -> None:
     surrogate = config.surrogate
     cls = resolve(surrogate.kind, SURROGATES, "surrogate")
     read_options(cls, surrogate.kind, "surrogate", surrogate.options)
+    if hasattr(cls, "check"):
+        cls.check()
     if config.learn.surrogate.enabled and not hasattr(cls, "fine_tune"):
         raise ComponentError(
             "the surrogate cannot learn: its class has no fine_tune",
@@ -101,6 +105,22 @@ def check_components(config: CampaignConfig) -> None:
     label_settings(config)
     follow_up_settings(config)
     check_hull(config)
+
+
+def check_second_opinion(options: Mapping[str, Any]) -> None:
+    """Check the other potential of a screen `second_opinion`, and that its package is installed here.
+
+    Raises:
+        ModelsError: It is unknown or mis-optioned, or its package is missing.
+    """
+    from campaign.screens.second_opinion import SecondOpinionOptions
+    from models.registry import SURROGATES, read_options, resolve
+
+    wanted = SecondOpinionOptions(**options)
+    cls = resolve(wanted.surrogate, SURROGATES, "surrogate")
+    read_options(cls, wanted.surrogate, "surrogate", wanted.options)
+    if hasattr(cls, "check"):
+        cls.check()
 
 
 def check_objectives(config: CampaignConfig) -> None:

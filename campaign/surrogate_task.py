@@ -30,7 +30,7 @@ class FrameSets:
 
     train: list[Frame]
     held_out: list[Frame]
-    """Frames of labels of held-out formulas."""
+    """Frames of labels of held-out formulas; where there is but one formula, of held-out labels."""
     labels: list[str]
     """Ids of the labels in `train`."""
     replay: list[Frame]
@@ -64,7 +64,7 @@ def train_surrogate(task: Mapping[str, Any]) -> dict[str, Any]:
     parent, child = load_surrogate(task), load_surrogate(task)
     sets = frame_sets(task, parent, fresh)
     if not sets.train or not sets.held_out:
-        return _outcome("labels of two formulas at least are wanted, one of them to judge by")
+        return _outcome("two labels with frames are wanted at least, of two formulas unless there is but one")
     before: dict[str, Any] = {**_figures(parent, sets), "later": _later(task, parent, sets)}
     try:
         training = child.fine_tune(sets.train, sets.replay, task["seed"])
@@ -108,24 +108,26 @@ def frame_sets(task: Mapping[str, Any], surrogate: Any, fresh: set[str]) -> Fram
     """Return the frames of a task, split by formula with the campaign's split seed."""
     from campaign.references.catalogue import load_prepared
     from campaign.references.hull import hull_of
-    from models.splitting import split_by_composition
+    from models.surrogates.frames import hold_out
 
     reference = load_prepared(Path(task["reference"]), task["exclude"])
     hull = hull_of(reference)
     by_label = {one["id"]: _frames_of(one, surrogate, hull) for one in task["labelled"]}
     everything = [frame for frames in by_label.values() for frame in frames]
-    _, held = split_by_composition(everything, task["holdout_fraction"], task["split_seed"])
-    formulas = {one.structure.composition.reduced_formula for one in held}
-
-    def is_held(one: Frame) -> bool:
-        return one.structure.composition.reduced_formula in formulas
-
-    known = [one for one in _reference_frames(task, reference, surrogate) if not is_held(one)]
-    replay, apart = split_by_composition(known, task["holdout_fraction"], task["split_seed"])
-    taught = [name for name, frames in by_label.items() if frames and not is_held(frames[-1])]
+    fraction, seed = task["holdout_fraction"], task["split_seed"]
+    held = {one.group for one in hold_out(everything, fraction, seed)[1]}
+    formulas = {one.structure.composition.reduced_formula for one in everything if one.group in held}
+    # the reference's crystals of a held-out formula would teach its energy
+    known = [
+        one
+        for one in _reference_frames(task, reference, surrogate)
+        if one.structure.composition.reduced_formula not in formulas
+    ]
+    replay, apart = hold_out(known, fraction, seed)
+    taught = [name for name, frames in by_label.items() if frames and name not in held]
     return FrameSets(
         train=[one for name in taught for one in by_label[name]],
-        held_out=[one for one in everything if is_held(one)],
+        held_out=[one for one in everything if one.group in held],
         labels=taught,
         replay=replay[: task["max_reference"]],
         reference_held_out=apart[: task["max_reference"]],
@@ -160,6 +162,7 @@ def _frames_of(labelled: Mapping[str, Any], surrogate: Any, hull: Any) -> list[F
             array(one["forces_ev_per_ang"]),
             array(one["stress_gpa"]),
             own_scale=True,
+            group=str(labelled["id"]),
         )
         for structure, one in zip(structures, labelled["frames"], strict=True)
         if np.isfinite(level)

@@ -102,6 +102,7 @@ def screen(task: Task) -> Result:
     context = ScreenContext(
         reference=load_prepared(Path(task["reference"]), task["exclude"]),
         surrogate=_LazySurrogate(task["surrogate"]),
+        open_surrogate=lambda kind, options: _surrogate(kind, _frozen(options), None),
         judges=Judges(task["judges"], task["reference"]) if task["judges"] is not None else None,
         earlier={
             bucket: [(name, Structure.from_dict(structure)) for name, structure in ones]

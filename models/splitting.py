@@ -26,6 +26,7 @@ class HasStructure(Protocol):
 
 
 Held = TypeVar("Held", bound=HasStructure)
+Item = TypeVar("Item")
 
 
 def split_by_composition(
@@ -48,11 +49,23 @@ def split_by_composition(
     Raises:
         OptionsError: The fraction is not in [0, 1).
     """
+    return split_by_key(
+        labelled, [item.structure.composition.reduced_formula for item in labelled], fraction, seed
+    )
+
+
+def split_by_key(
+    items: Sequence[Item], formulas: Sequence[str], fraction: float, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """Split by what things are called, formulas for example; see `split_by_composition`.
+
+    Raises:
+        OptionsError: The fraction is not in [0, 1).
+    """
     if not 0.0 <= fraction < 1.0:
         raise OptionsError(
             "the share of held-out formulas is impossible", value=fraction, allowed="0 to below 1"
         )
-    formulas = [item.structure.composition.reduced_formula for item in labelled]
     drawn = {formula: _draw(formula, seed) for formula in set(formulas)}
     held = {formula for formula, number in drawn.items() if number < fraction}
     if len(drawn) < 2 or fraction == 0.0:
@@ -61,8 +74,8 @@ def split_by_composition(
         held = {min(drawn, key=lambda formula: (drawn[formula], formula))}
     elif len(held) == len(drawn):
         held.remove(max(drawn, key=lambda formula: (drawn[formula], formula)))
-    train = [item for item, formula in zip(labelled, formulas, strict=True) if formula not in held]
-    held_out = [item for item, formula in zip(labelled, formulas, strict=True) if formula in held]
+    train = [item for item, formula in zip(items, formulas, strict=True) if formula not in held]
+    held_out = [item for item, formula in zip(items, formulas, strict=True) if formula in held]
     return train, held_out
 
 

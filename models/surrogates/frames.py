@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import TrainingDataError
+from models.splitting import split_by_key
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -45,6 +46,8 @@ class Frame:
     """(3, 3) [GPa], derivative of the energy by strain over volume: negative when compressed, as ASE has it."""
     own_scale: bool = False
     """Whether the energy is on the surrogate's own scale already."""
+    group: str | None = None
+    """Frames of one group, the label that they are from for example, are learned together or not at all."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,14 @@ def shares(structure: Structure) -> dict[str, float]:
     """Return element -> its share of the atoms."""
     found = structure.composition.fractional_composition.get_el_amt_dict()
     return {str(symbol): float(share) for symbol, share in found.items()}
+
+
+def hold_out(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[list[Frame], list[Frame]]:
+    """Return (learned, held out) by formula, see `models.splitting`; of a single formula whole groups are held out."""
+    keys = [str(one.structure.composition.reduced_formula) for one in frames]
+    if len(set(keys)) == 1:
+        keys = [str(place) if one.group is None else one.group for place, one in enumerate(frames)]
+    return split_by_key(frames, keys, fraction, seed)
 
 
 def fit_shift(frames: Sequence[Frame], energies: npt.ArrayLike) -> EnergyShift:

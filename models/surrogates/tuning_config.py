@@ -15,17 +15,14 @@ class TuningConfig(BaseModel):
     learns: Literal["all", "last_layers", "readout"] = Field(
         "all", description="Weights that may change: all, those of the last interaction, or of the readout."
     )
-    epochs: int = Field(20, ge=1, description="Passes over frames and replayed crystals, at most.")
-    patience: int = Field(6, ge=1, description="Passes without a lower validation loss before the end.")
-    batch_size: int = Field(8, ge=1, description="Crystals per optimiser step.")
+    epochs: int = Field(10, ge=1, description="Passes over frames and replayed crystals, at most.")
+    patience: int = Field(5, ge=1, description="Passes without a lower validation loss before the end.")
+    batch_size: int = Field(4, ge=1, description="Crystals per optimiser step.")
     learning_rate: float = Field(3e-4, gt=0, lt=0.1, description="Peak of the one-cycle schedule.")
-    energy_weight: float = Field(3.0, ge=0, description="Of energies [eV/atom] in the loss.")
-    force_weight: float = Field(1.0, ge=0, description="Of forces [eV/Å].")
-    stress_weight: float = Field(0.1, ge=0, description="Of stresses [GPa].")
-    huber_delta: float = Field(
-        0.1, gt=0, description="Errors below this [eV/atom, eV/Å, GPa] count by their square."
-    )
-    max_replay: int = Field(200, ge=0, description="Reference crystals shown again, against forgetting.")
+    energy_weight: float = Field(10.0, ge=0, description="Of an error of 1 eV/atom in the loss.")
+    force_weight: float = Field(1.0, ge=0, description="Of an error of 1 eV/Å.")
+    stress_weight: float = Field(0.1, ge=0, description="Of an error of 1 GPa.")
+    max_replay: int = Field(100, ge=0, description="Reference crystals shown again, against forgetting.")
     valid_fraction: float = Field(
         0.2, ge=0, lt=0.9, description="Share of formulas that are not learned and end the training."
     )

@@ -175,7 +175,7 @@ def test_stopped_and_resumed_it_chooses_the_same(finished, tmp_path):
     def chosen(run: RunFolder) -> dict[str, float]:
         with run.store() as store:
             return {
-                one["_id"]: round(one["predicted"]["e_above_hull"], 6)
+                one["candidate_id"]: round(one["predicted"]["e_above_hull"], 6)
                 for one in store.query("labels", {"purpose": "candidate"})
             }
 
