@@ -21,7 +21,7 @@ Candidates come from four places; the first two need files:
 4. Molecules of two atoms, each in a box of its own, for gases.
 
 CHGNet's shipped file has been made with 1 and 3 alone, in a few minutes on one core, SevenNet's with 2 to 4, from the
-elements of the Materials Project and of OC20's bulks.
+elements of the Materials Project.
 """
 
 from __future__ import annotations
@@ -125,10 +125,10 @@ def from_molecules() -> list[tuple[str, str, Structure]]:
 
 
 def lowest_two(candidates: Candidates) -> Candidates:
-    """Return the two candidates of each element that CHGNet finds lowest, relaxed with it; molecules stay."""
+    """Return the two candidates of each element that CHGNet finds lowest, relaxed a little; molecules stay."""
     names = [(symbol, source) for symbol, found in candidates.items() for source, _ in found]
     crystals = [crystal for found in candidates.values() for _, crystal in found]
-    relaxed = CHGNetSurrogate().relax(crystals, fix_symmetry=False, max_steps=200, fmax_ev_per_ang=0.05)
+    relaxed = CHGNetSurrogate().relax(crystals, fix_symmetry=False, max_steps=12, fmax_ev_per_ang=0.05)
     found: dict[str, list[tuple[float, str, Structure]]] = defaultdict(list)
     for (symbol, source), result, crystal in zip(names, relaxed, crystals, strict=True):
         molecule = source == "molecule"
@@ -136,7 +136,7 @@ def lowest_two(candidates: Candidates) -> Candidates:
             energy = -np.inf if molecule else result.energy_per_atom
             found[symbol].append((energy, source, crystal if molecule else result.structure))
     return {
-        symbol: [(source, crystal) for _, source, crystal in sorted(ones, key=lambda one: one[0])[:3]]
+        symbol: [(source, crystal) for _, source, crystal in sorted(ones, key=lambda one: one[0])[:2]]
         for symbol, ones in found.items()
     }
 

@@ -30,6 +30,23 @@ REPLAY_SET = "mptrj-random-1k"
 MOST_STRESS_GPA = 100.0
 """Frames beyond are left out: a relaxation meets no such stress, and some are outliers."""
 
+BEFORE = """\
+CHGNet 0.3.0 is fine-tuned on a few PBE frames and judged on frames that it was not taught: mean absolute errors.
+*Packaged, shifted* is the baseline: the packaged weights after the shift of energies that was fitted to the training
+frames, so that another zero of energy counts for no gain. *Replay* are frames of MPtrj of held-out formulas, and tells
+what is forgotten; others of MPtrj are shown again in training. All energies carry the MP2020 corrections that pymatgen
+gives for the composition.""".splitlines()
+
+BETWEEN = """\
+What it took, one thread, beside other work (so the CPU time counts). *Part of the way* is how far the weights were
+moved from the packaged ones to the learned ones, as held-out formulas wanted it; 0 keeps them:""".splitlines()
+
+AFTER = f"""\
+Sets: hot oxides are those of mpf-TP (MatterSim's DFT of Materials Project crystals at high temperatures and pressures,
+MIT), replay is mptrj-random-1k (MIT), Mo and Si are mlearn's (Zuo et al. 2020, BSD-3): defects, surfaces, strained and
+hot crystals. Frames with stresses above {MOST_STRESS_GPA:g} GPa, and of more than 12 atoms (replay 16, mlearn 64), are
+left out.""".splitlines()
+
 
 @dataclass(frozen=True)
 class Case:
@@ -186,23 +203,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "",
         *[f"- {key}: {value}" for key, value in about.items()],
         "",
-        "CHGNet 0.3.0 is fine-tuned on a few PBE frames and judged on frames that it was not taught: mean absolute errors.",
-        "*Packaged, shifted* is the baseline: the packaged weights after the shift of energies that was fitted to the",
-        "training frames, so that another zero of energy counts for no gain. *Replay* are frames of MPtrj of held-out",
-        "formulas, and tells what is forgotten; others of MPtrj are shown again in training. All energies carry the MP2020",
-        "corrections that pymatgen gives for the composition.",
+        *BEFORE,
         "",
         *table_lines(rows),
         "",
-        "What it took, one thread, beside other work (so the CPU time counts). *Part of the way* is how far the weights",
-        "were moved from the packaged ones to the learned ones, as frames of held-out formulas wanted it; 0 keeps them:",
+        *BETWEEN,
         "",
         *table_lines(facts),
         "",
-        "Sets: hot oxides are those of mpf-TP (MatterSim's DFT of Materials Project crystals at high temperatures and",
-        "pressures, MIT), replay is mptrj-random-1k (MIT), Mo and Si are mlearn's (Zuo et al. 2020, BSD-3): defects, surfaces,",
-        f"strained and hot crystals. Frames with stresses above {MOST_STRESS_GPA:g} GPa, and of more than 12 atoms (replay",
-        "16, mlearn 64), are left out.",
+        *AFTER,
     ]
     write_page(chosen.output, lines, {"rows": rows, "training": facts, "about": about})
 
