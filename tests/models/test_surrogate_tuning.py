@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from models.errors import CheckpointError, TrainingDataError
+from models.relaxation import Evaluation
 from models.surrogates.base import TunableSurrogate
+from models.surrogates.batched import as_geometry
 from models.surrogates.chgnet import CHGNetConfig, CHGNetSurrogate
 from models.surrogates.frames import EnergyShift, Frame, fit_shift, hold_out
 from models.surrogates.tuning_config import TuningConfig
@@ -111,18 +114,35 @@ def test_frames_of_one_formula_are_held_out_by_label() -> None:
 # --- learning -----------------------------------------------------------------------------------------------
 
 
-def test_it_learns_forces_and_stresses_of_crystals_that_it_was_not_shown() -> None:
-    train, test = metals("Al Cu", 10, 0, zero=100.0), metals("Al Cu", 4, 1, zero=100.0)
-    surrogate = tunable(epochs=6)
-    shift = fit_shift(train, surrogate.energies([one.structure for one in train]))
-    before = surrogate.evaluate_frames(shift.onto(test))
-    surrogate.fine_tune(train, [], 0)
-    after = surrogate.evaluate_frames(test)  # the shift that it fitted itself is the same
-    assert after["energy:mae"] < max(
-        before["energy:mae"], 0.1
-    )  # not 100 eV/atom, and no worse than the shift alone
-    assert after["force:mae"] < 0.8 * before["force:mae"]
-    assert after["stress:mae"] < 0.8 * before["stress:mae"]
+@pytest.mark.slow
+def test_a_potential_that_is_too_soft_is_corrected_on_crystals_that_it_was_not_shown() -> None:
+    """Universal potentials are too soft away from minima (B. Deng et al. 2025); here by a third."""
+    packaged = CHGNetSurrogate()
+
+    def stiff(frames: list[Frame]) -> list[Frame]:
+        found = packaged.evaluate([as_geometry(one.structure) for one in frames])  # type: ignore[misc]
+        return [
+            replace(one, energy_per_atom=None, forces=1.5 * answer.forces, stress_gpa=None)
+            for one, answer in zip(frames, found, strict=True)
+            if isinstance(answer, Evaluation)
+        ]
+
+    surrogate, train, test = (
+        tunable(epochs=6, learning_rate=1e-3),
+        metals("Al Cu", 8, 0),
+        metals("Al Cu", 4, 1),
+    )
+    before = surrogate.evaluate_frames(stiff(test))
+    surrogate.fine_tune([replace(one, own_scale=True) for one in stiff(train)], [], 0)
+    assert surrogate.evaluate_frames(stiff(test))["force:mae"] < 0.75 * before["force:mae"]
+
+
+def test_another_zero_of_energy_is_not_learned() -> None:
+    frames = metals("Al Cu", 4, 0, zero=100.0)
+    surrogate = tunable(epochs=1)
+    surrogate.fine_tune(frames, [], 0)
+    assert surrogate.evaluate_frames(frames)["energy:mae"] < 1.0
+    assert np.abs(surrogate.formation_energies([one.structure for one in frames])).max() < 2.0
 
 
 def test_relaxations_and_the_version_follow_the_weights() -> None:
@@ -138,6 +158,7 @@ def test_relaxations_and_the_version_follow_the_weights() -> None:
     assert surrogate.element_energy("Ag") == packaged.element_energy("Ag")
 
 
+@pytest.mark.slow
 def test_replayed_crystals_are_forgotten_less() -> None:
     packaged = CHGNetSurrogate()
     crystals = [one.structure for one in reference_crystals()[:5]]
