@@ -24,6 +24,10 @@ JUDGED_BY = {"labels": ("energy:mae", "force:mae"), "reference": ("energy:mae",)
 """Group of held-out frames -> the figures that decide on a promotion."""
 
 
+NEGLIGIBLE = {"energy:mae": 0.001, "force:mae": 0.01}
+"""What a figure may get worse by in any case [eV/atom, eV/Å]: where symmetry makes forces vanish all else is noise."""
+
+
 @dataclass(frozen=True)
 class FrameSets:
     """What a surrogate learns from and is judged by; no formula is in both."""
@@ -95,7 +99,15 @@ def judged(
     from models.metrics import gate
 
     verdicts = [
-        (group, gate(before[group], after.get(group, {}), metric, tolerance * before[group][metric]))
+        (
+            group,
+            gate(
+                before[group],
+                after.get(group, {}),
+                metric,
+                max(tolerance * before[group][metric], NEGLIGIBLE[metric]),
+            ),
+        )
         for group, metrics in JUDGED_BY.items()
         for metric in metrics
         if metric in before.get(group, {})

@@ -127,6 +127,11 @@ def test_each_version_is_believed_by_its_own_labels_and_a_new_one_like_those_bef
     assert std == pytest.approx([errors.by_version["t0"], errors.by_version["t1"], errors.others])
 
 
+def test_noise_of_forces_that_vanish_by_symmetry_decides_nothing():
+    before = {"labels": {"energy:mae": 0.1, "force:mae": 1e-7}}
+    assert judged(before, {"labels": {"energy:mae": 0.05, "force:mae": 1e-5}}, 0.05)[0]
+
+
 @pytest.mark.parametrize(
     ("labels", "reference", "passed"),
     [
