@@ -157,7 +157,7 @@ def test_the_status_shows_errors_on_labels_that_came_later(finished):
 
 @pytest.mark.slow
 def test_a_resumed_campaign_screens_with_the_version_that_was_stored(finished, tmp_path):
-    """Stopped when the first version is decided: the second driver reads it from its checkpoint, and trains no other."""
+    """Stopped when the first version is decided: the second driver reads it from its checkpoint, and trains none."""
     file = alloys(tmp_path)
 
     class Stopping(Progress):
