@@ -63,7 +63,6 @@ class World:
         self.held: dict[str, Sample] = {}
         self.chosen: dict[int, tuple[str, ...]] = {}
         self.screened_before_judges: list[str] = []
-        self.relaxed_too_early: list[str] = []
         self.screened_with: dict[tuple[int, int], list[tuple[str, ...]]] = {}
         self.most_dft = 0
         self.jobs_run: list[str] = []
@@ -87,10 +86,6 @@ class World:
                 self.running[action.key] = action
                 if isinstance(action, RunJob):
                     self.set_job(action, LabelStatus.RUNNING)
-                relaxes = isinstance(action, Screen) and self.spec.segments[action.segment].needs_surrogate
-                waits_for = self.spec.surrogates if relaxes else ()
-                if not all(self.state.decided(key, self.spec.term(action.round)) for key in waits_for):
-                    self.relaxed_too_early.append(action.key)
                 asks = isinstance(action, Screen) and self.spec.segments[action.segment].needs_judges
                 if asks and not self.state.decided("head-0-h", self.spec.term(action.round)):
                     self.screened_before_judges.append(action.key)
@@ -197,20 +192,6 @@ def test_choices_do_not_depend_on_the_order_of_results(seed, lookahead, needs_ju
     assert sorted(other.jobs_run) == sorted(set(other.jobs_run))
     assert len(other.jobs_run) == 2 * (2 + sum(map(len, other.chosen.values())))
     assert other.most_dft <= FREE["dft"]
-
-
-@pytest.mark.parametrize("lookahead", [0, 1, 2])
-def test_a_surrogate_that_learns_screens_with_the_version_of_the_rounds_term(lookahead):
-    spec = spec_with(
-        surrogates=("surrogate-0-s",),
-        acquisition={"candidates_per_round": 10, "labels_per_round": 3, "lookahead_rounds": lookahead},
-    )
-    first, other = World(spec, 0), World(spec, 7)
-    assert first.run() == other.run() == "every round is complete"
-    assert first.relaxed_too_early == other.relaxed_too_early == []
-    assert first.chosen == other.chosen
-    assert {("surrogate-0-s", term) for term in range(4)} <= set(first.state.models)
-    assert spec.surrogate_checkpoint(first.state, 2) == f"surrogate-0-s-{max(0, 2 - lookahead)}"
 
 
 def test_every_round_is_screened_chosen_and_learned_from():
