@@ -28,7 +28,7 @@ def spec_of(config: CampaignConfig) -> Spec:
     Raises:
         ComponentError: An unknown screen.
     """
-    from campaign.screens.funnel import is_campaign_scope, needs_judges, pool_of, segments
+    from campaign.screens.funnel import is_campaign_scope, needs_judges, needs_surrogate, pool_of, segments
 
     roles = model_roles(config)
     return Spec(
@@ -39,11 +39,13 @@ def spec_of(config: CampaignConfig) -> Spec:
                 is_campaign_scope(run),
                 pool_of(run),
                 needs_judges(run),
+                needs_surrogate(run),
             )
             for run in segments([(screen.kind, screen.options) for screen in screens_of(config)])
         ),
         generators=tuple(key for key, role in roles.items() if role.role == "generator"),
-        judges=tuple(key for key, role in roles.items() if role.role != "generator"),
+        judges=tuple(key for key, role in roles.items() if role.role in ("head", "discriminator")),
+        surrogates=tuple(key for key, role in roles.items() if role.role == "surrogate"),
     )
 
 
@@ -72,6 +74,8 @@ def check_components(config: CampaignConfig) -> None:
     for screen in screens_of(config):
         found = resolve_screen(screen.kind)
         read_screen_options(found, screen.options)
+        if screen.kind == "second_opinion":
+            check_second_opinion(screen.options)
         if found.needs_judge is not None and found.needs_judge not in roles:
             raise ComponentError(
                 f"the screen {screen.kind} needs a {found.needs_judge}, and the campaign has none",
@@ -81,6 +85,7 @@ def check_components(config: CampaignConfig) -> None:
         "generator": GENERATORS,
         "head": HEADS,
         "discriminator": DISCRIMINATORS,
+        "surrogate": SURROGATES,
     }
     for role in model_roles(config).values():
         cls = resolve(role.kind, registries[role.role], role.role)
@@ -90,6 +95,14 @@ def check_components(config: CampaignConfig) -> None:
     surrogate = config.surrogate
     cls = resolve(surrogate.kind, SURROGATES, "surrogate")
     read_options(cls, surrogate.kind, "surrogate", surrogate.options)
+    if hasattr(cls, "check"):
+        cls.check()
+    if config.learn.surrogate.enabled and not hasattr(cls, "fine_tune"):
+        raise ComponentError(
+            "the surrogate cannot learn: its class has no fine_tune",
+            value=surrogate.kind,
+            cure="choose another surrogate, or leave learn.surrogate out",
+        )
     label_settings(config)
     follow_up_settings(config)
     check_ladder(config)
@@ -125,6 +138,22 @@ def check_checkpoint(role: ModelRole, cls: type[Any]) -> None:
                 allowed=getattr(had, name, None),
                 cure="leave this option out, or name another checkpoint",
             )
+
+
+def check_second_opinion(options: Mapping[str, Any]) -> None:
+    """Check the other potential of a screen `second_opinion`, and that its package is installed here.
+
+    Raises:
+        ModelsError: It is unknown or mis-optioned, or its package is missing.
+    """
+    from campaign.screens.second_opinion import SecondOpinionOptions
+    from models.registry import SURROGATES, read_options, resolve
+
+    wanted = SecondOpinionOptions(**options)
+    cls = resolve(wanted.surrogate, SURROGATES, "surrogate")
+    read_options(cls, wanted.surrogate, "surrogate", wanted.options)
+    if hasattr(cls, "check"):
+        cls.check()
 
 
 def check_objectives(config: CampaignConfig) -> None:
@@ -337,7 +366,9 @@ def expected_load(config: CampaignConfig, spec: Spec, reference: ReferenceSet) -
             "screen": sum(1 if segment.campaign_scope else chunks for segment in spec.segments),
             "score": chunks if spec.judges else 0,
             "label": n_labels,
-            "train": len(spec.judges) + (len(spec.generators) if config.learn.generators else 0),
+            "train": len(spec.judges)
+            + len(spec.surrogates)
+            + (len(spec.generators) if config.learn.generators else 0),
         },
         reference_labels=len(phases),
         label_core_hours=n_labels * one_label / 3600,

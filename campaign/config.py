@@ -23,6 +23,7 @@ from campaign.errors import ConfigError
 from campaign.labels_config import LabelsConfig
 from campaign.storage.credentials import shown
 from campaign.store import StoreConfig
+from campaign.surrogate_config import LearnSurrogateConfig
 from campaign.yaml_file import read_yaml_file
 
 RESUMABLE = frozenset(
@@ -106,6 +107,9 @@ class LearnConfig(Block):
     generators: bool = Field(True, description="Fine-tune the generators on the labels as well.")
     retrain: bool = Field(
         True, description="Learn from labels at all: false keeps every model as it was fitted at the start."
+    )
+    surrogate: LearnSurrogateConfig = Field(
+        LearnSurrogateConfig(), description="Fine-tuning of the surrogate on the frames of the labels."
     )
     stable_ev_per_atom: float = Field(
         0.05,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from campaign.acquisition.batches import choose, explore
-from campaign.acquisition.beliefs import surrogate_error
+from campaign.acquisition.beliefs import surrogate_errors
 from campaign.acquisition.ranking import rank
 from campaign.acquisition.reading import AcquisitionReader
 from campaign.acquisition.shares import adapted
@@ -125,7 +125,7 @@ class Decider:
     def _select(self, action: Select, state: CampaignState) -> CampaignState:
         """Rank what was scored, write the choice in one write, then make its labels."""
         reader, config = self._reader, self.config.acquisition
-        surrogate_std = surrogate_error(reader.surrogate_pairs(action.round))
+        surrogate_std = surrogate_errors(reader.surrogate_pairs(action.round))
         ranking = rank(
             reader.competing(action.round, state, surrogate_std), config, reader.context(action.round)
         )
@@ -160,6 +160,7 @@ class Decider:
                 predicted=candidates[name].get("predictions") or {},
                 models={
                     **(candidates[name].get("judged_by") or {}),
+                    **self._surrogate_of(candidates[name]),
                     candidates[name]["generator"]: candidates[name]["model_version"],
                 },
             )
@@ -178,6 +179,11 @@ class Decider:
             ],
         )
         return state
+
+    def _surrogate_of(self, candidate: Mapping[str, Any]) -> dict[str, str]:
+        """Return the surrogate's key and the version that relaxed a candidate; nothing if it does not learn."""
+        version = (candidate.get("predictions") or {}).get("surrogate_model")
+        return {key: version for key in self.spec.surrogates if version is not None}
 
     def _add_references(self, state: CampaignState) -> CampaignState:
         """Make the labels of the elements, and of the hull phases if the hull is the engine's."""

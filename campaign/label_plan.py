@@ -1,4 +1,4 @@
-"""What runs next of the labels that are chosen; part of `campaign.plan`."""
+"""What runs next of the labels that are chosen, and which ones are to be judged; part of `campaign.plan`."""
 
 from __future__ import annotations
 
@@ -33,3 +33,27 @@ def runnable(label: LabelState) -> list[JobState]:
     done = {key for key, job in known.items() if job.state == LabelStatus.DONE}
     busy = {key for key, job in known.items() if job.state not in (LabelStatus.DONE, LabelStatus.QUEUED)}
     return [known[key] for key in runnable_records([job.record() for job in label.jobs], done, busy)]
+
+
+def to_judge(state: CampaignState) -> list[str]:
+    """Return the labels whose references are all final: those of first labels, or of their rung.
+
+    Without an element nothing can be judged: those labels wait until it was tried again.
+    """
+    awaited = {label.step for label in state.references() if not label.final or label.is_lost_element}
+    if not state.references_known:
+        awaited.add(None)
+    return [
+        label.id
+        for label in state.labels.values()
+        if label.state == LabelStatus.DONE and not label.judged and label.step not in awaited
+    ]
+
+
+def to_follow(state: CampaignState) -> list[str]:
+    """Return the labels of candidates that are decided and were not asked yet what follows."""
+    return [
+        label.id
+        for label in state.labels.values()
+        if label.purpose != "reference" and label.final and label.judged and not label.followed
+    ]

@@ -92,7 +92,7 @@ def versions_in_use(state: CampaignState, spec: Spec) -> list[ModelState]:
     coming = len(state.rounds)
     rounds = [index for index, one in state.rounds.items() if one.selected is None] + [coming]
     found: dict[str, ModelState] = {}
-    for key in (*spec.generators, *spec.judges):
+    for key in (*spec.generators, *spec.judges, *spec.surrogates):
         newest = max((term for name, term in state.models if name == key), default=0)
         of_round = spec.generator_term if key in spec.generators else spec.term
         for term in {newest, *(min(of_round(index), newest) for index in rounds)}:

@@ -29,7 +29,7 @@ class ModelRole:
 
     key: str
     role: str
-    """`generator`, `head` or `discriminator`."""
+    """`generator`, `head`, `discriminator`, or `surrogate` if it learns."""
     kind: str
     options: Mapping[str, Any]
     checkpoint: Path | None = None
@@ -42,12 +42,18 @@ def model_roles(config: CampaignConfig) -> dict[str, ModelRole]:
         *(("generator", spec) for spec in config.generators),
         *(("head", spec) for spec in config.learn.heads),
         *(("discriminator", spec) for spec in config.learn.discriminators),
+        *(
+            ("surrogate", spec)
+            for spec in (config.surrogate,)
+            if config.learn.retrain and config.learn.surrogate.enabled
+        ),
     ]
     roles: dict[str, ModelRole] = {}
     for role, spec in named:
         number = sum(other.role == role for other in roles.values())
         key = f"{role}-{number}-{spec.kind.replace(':', '.')}"
-        roles[key] = ModelRole(key, role, spec.kind, spec.options, spec.checkpoint)
+        checkpoint = getattr(spec, "checkpoint", None)  # a surrogate begins as its package has it
+        roles[key] = ModelRole(key, role, spec.kind, spec.options, checkpoint)
     return roles
 
 
@@ -79,7 +85,7 @@ class OrderBook:
             case RunJob():
                 return tasks.run_job, self._job(action, state)
             case Train():
-                return tasks.train, self._train(action, state)
+                return tasks.train, self._train(action, state) | self._frames(action, state)
         raise TypeError(f"no worker does {action!r}")
 
     def _sample(self, action: Sample, state: CampaignState) -> dict[str, Any]:
@@ -109,7 +115,10 @@ class OrderBook:
                 for one in documents
             ],
             "screens": [[kind, dict(options)] for kind, options in segment.screens],
-            "surrogate": self.config.surrogate.model_dump(mode="json"),
+            "surrogate": {
+                **self.config.surrogate.model_dump(mode="json"),
+                "checkpoint": self.spec.surrogate_checkpoint(state, action.round),
+            },
             "judges": self._judges(action.round, state) if segment.needs_judges else None,
             "reference": self.reference,
             "exclude": list(self.config.reference.exclude),
@@ -285,6 +294,14 @@ class OrderBook:
             "seed": derive_seed(self.config.seed, "train", action.model, action.term),
             "folder": str(self.folder.models / f"{action.model}-t{action.term:04d}"),
         }
+
+    def _frames(self, action: Train, state: CampaignState) -> dict[str, Any]:
+        """Return what the surrogate's training has beside other models'; nothing for those."""
+        if self.roles[action.model].role != "surrogate":
+            return {}
+        from campaign.surrogate_orders import surrogate_order
+
+        return surrogate_order(self.store, self.config, action.term, self._labelled(action.term, state))
 
     def _labelled(self, term: int, state: CampaignState) -> list[dict[str, Any]]:
         """Return the labels of the rounds before `term`, in order of choice; of those that climbed, the verdict."""

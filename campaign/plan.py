@@ -29,9 +29,9 @@ from campaign.actions import (
 from campaign.climbing_plan import climbed, next_step
 from campaign.collapse import fallen
 from campaign.config import CampaignConfig
-from campaign.documents import LabelStatus, derive_seed
+from campaign.documents import derive_seed
 from campaign.fitting import fitting
-from campaign.label_plan import label_tasks
+from campaign.label_plan import label_tasks, to_follow, to_judge
 from campaign.state import CampaignState, ModelState, RoundState
 from campaign.usage import SPENDING, Budget, budgets
 
@@ -46,6 +46,8 @@ class Segment:
     pool: str
     needs_judges: bool = False
     """True where a screen asks the heads or discriminators: those of the round's term must be decided first."""
+    needs_surrogate: bool = False
+    """True where a screen asks the surrogate: if it learns, the version of the round's term must be decided first."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Spec:
     """Model keys of heads and discriminators."""
     one_machine: bool = True
     """Labels' jobs share the memory of one machine: one that lacked it has the pool to itself."""
+    surrogates: tuple[str, ...] = ()
+    """Model key of the surrogate if it learns."""
 
     def term(self, index: int) -> int:
         """Return the term of round `index`: it may know the labels of the rounds before."""
@@ -93,6 +97,15 @@ class Spec:
     def stable_found(self, state: CampaignState) -> int:
         """Return how many candidates are stable by labels in which nothing is suspect."""
         return state.stable_found(self.quarantined(state, len(state.rounds)))
+
+    def surrogate_version(self, state: CampaignState, index: int) -> ModelState | None:
+        """Return the surrogate's version that screens round `index`; None if it does not learn."""
+        return state.version(self.surrogates[0], self.term(index)) if self.surrogates else None
+
+    def surrogate_checkpoint(self, state: CampaignState, index: int) -> str | None:
+        """Return the checkpoint of that version; None for the packaged weights."""
+        version = self.surrogate_version(state, index)
+        return version.checkpoint if version else None
 
     def pending(self, index: int) -> range:
         """Return the rounds whose choices round `index` knows, and whose labels it may not know."""
@@ -185,16 +198,16 @@ def _nothing_more(state: CampaignState, spec: Spec) -> bool:
 
 def _own_actions(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     """Yield what the driver does itself: short decisions whose outcome is written at once."""
-    to_judge = _to_judge(state)
-    if to_judge:
-        yield Judge("judge", None, tuple(to_judge))
+    unjudged = to_judge(state)
+    if unjudged:
+        yield Judge("judge", None, tuple(unjudged))
     for index in _to_inspect(state):  # before anything learns from them
         yield Inspect(f"inspect/{index}", None, index)
     if reason:
         return
-    to_follow = _to_follow(state, spec)
-    if to_follow:
-        yield FollowUp("follow", None, tuple(to_follow))
+    undecided = to_follow(state) if spec.config.labels.then else []
+    if undecided:
+        yield FollowUp("follow", None, tuple(undecided))
     if not state.references_known:
         yield AddReferences("references")
     following = len(state.rounds)
@@ -218,6 +231,7 @@ def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     if reason:
         return
     yield from _training(state, spec, spec.generators, learn=spec.generators_learn)
+    yield from _training(state, spec, spec.surrogates, learn=True)
     for current in _open_rounds(state):
         yield from _sampling(current, spec)
         yield from _screening(current, state, spec)
@@ -225,36 +239,10 @@ def _tasks(state: CampaignState, spec: Spec, reason: str) -> Iterator[Action]:
     yield from _training(state, spec, spec.judges, learn=spec.config.learn.retrain)
 
 
-def _to_judge(state: CampaignState) -> list[str]:
-    """Return the labels whose references are all final: those of first labels, or of their rung.
-
-    Without an element nothing can be judged: those labels wait until it was tried again.
-    """
-    awaited = {label.step for label in state.references() if not label.final or label.is_lost_element}
-    if not state.references_known:
-        awaited.add(None)
-    return [
-        label.id
-        for label in state.labels.values()
-        if label.state == LabelStatus.DONE and not label.judged and label.step not in awaited
-    ]
-
-
 def _to_inspect(state: CampaignState) -> list[int]:
     """Return the rounds whose labels are all known and were not inspected, in order: earlier ones are the yardstick."""
     waiting = [index for index in sorted(state.rounds) if state.rounds[index].alarm is None]
     return [index for index in waiting if _first_ready(state, index + 1)]
-
-
-def _to_follow(state: CampaignState, spec: Spec) -> list[str]:
-    """Return the labels of candidates that are decided and were not asked yet what follows."""
-    if not spec.config.labels.then:
-        return []
-    return [
-        label.id
-        for label in state.labels.values()
-        if label.purpose != "reference" and label.final and label.judged and not label.followed
-    ]
 
 
 def _open_rounds(state: CampaignState) -> list[RoundState]:
@@ -321,6 +309,8 @@ def _screening(current: RoundState, state: CampaignState, spec: Spec) -> Iterato
                 return
             if segment.needs_judges and not _judges_decided(state, spec, current.index):
                 return
+            if segment.needs_surrogate and not _decided(state, spec.surrogates, spec.term(current.index)):
+                return
             chunks = [tuple(ids)] if segment.campaign_scope else spec.chunks(ids)
             for place, chunk in enumerate(chunks):
                 if not done.issuperset(chunk):
@@ -335,7 +325,11 @@ def _compared_before(state: CampaignState, index: int, segment: int) -> bool:
 
 
 def _judges_decided(state: CampaignState, spec: Spec, index: int) -> bool:
-    return all(state.decided(key, spec.judge_term(index)) for key in spec.judges)
+    return _decided(state, spec.judges, spec.judge_term(index))
+
+
+def _decided(state: CampaignState, keys: Sequence[str], term: int) -> bool:
+    return all(state.decided(key, term) for key in keys)
 
 
 def _scoring(current: RoundState, state: CampaignState, spec: Spec) -> Iterator[Action]:

@@ -101,11 +101,14 @@ class Recorder:
     def screened(self, action: Screen, result: Mapping[str, Any], state: CampaignState) -> CampaignState:
         """Write the outcome of a segment for each candidate."""
         last = action.segment == len(self.spec.segments) - 1
+        version = self.spec.surrogate_version(state, action.round)
         members, updates = {}, []
         known = state.rounds[action.round].members
         for outcome in result["outcomes"]:
             name = outcome["candidate_id"]
             fields: dict[str, Any] = {f"predictions.{key}": value for key, value in outcome["values"].items()}
+            if version is not None and "surrogate" in outcome["values"]:
+                fields["predictions.surrogate_model"] = version.id
             if outcome.get("structure") is not None:
                 fields["screened_structure"] = outcome["structure"]
             if outcome["passed"]:

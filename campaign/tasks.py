@@ -85,7 +85,7 @@ def screen(task: Task) -> Result:
     """Apply a segment of screens to candidates.
 
     Args:
-        task: `items` [{id, structure, values}], `screens` [[kind, options]], `surrogate` {kind, options},
+        task: `items` [{id, structure, values}], `screens` [[kind, options]], `surrogate` {kind, options, checkpoint},
             `judges` (as for `score`; None where no screen asks them), `reference` (path), `exclude` [formula],
             `earlier` {bucket: [[id, structure]]}, `seed`, `elements`.
 
@@ -105,6 +105,7 @@ def screen(task: Task) -> Result:
     context = ScreenContext(
         reference=load_prepared(Path(task["reference"]), task["exclude"]),
         surrogate=_LazySurrogate(task["surrogate"]),
+        open_surrogate=lambda kind, options: _surrogate(kind, _frozen(options), None),
         judges=Judges(task["judges"], task["reference"]) if task["judges"] is not None else None,
         earlier={
             bucket: [(name, Structure.from_dict(structure)) for name, structure in ones]
@@ -170,7 +171,11 @@ def run_job(task: Task) -> Result:
 
 @timed
 def train(task: Task) -> Result:
-    """Fit or fine-tune a model and hold it against its parent; see `campaign.training_task`."""
+    """Fit or fine-tune a model and hold it against its parent; see `campaign.training_task`, `.surrogate_task`."""
+    if task["role"] == "surrogate":
+        from campaign.surrogate_task import train_surrogate
+
+        return train_surrogate(task)
     from campaign.training_task import train_model
 
     return train_model(task)
@@ -183,7 +188,8 @@ class _LazySurrogate:
         self._named = named
 
     def __getattr__(self, name: str) -> Any:
-        surrogate = _surrogate(self._named["kind"], _frozen(self._named["options"]))
+        named = self._named
+        surrogate = _surrogate(named["kind"], _frozen(named["options"]), named.get("checkpoint"))
         return getattr(surrogate, name)
 
 
@@ -193,10 +199,10 @@ def _frozen(options: Mapping[str, Any]) -> str:
     return json.dumps(options, sort_keys=True)
 
 
-@lru_cache(maxsize=2)
-def _surrogate(kind: str, options: str) -> Any:
+@lru_cache(maxsize=3)
+def _surrogate(kind: str, options: str, checkpoint: str | None) -> Any:
     import json
 
-    from models.registry import SURROGATES, build
+    from campaign.surrogate_task import load_surrogate
 
-    return build(kind, SURROGATES, "surrogate", json.loads(options))
+    return load_surrogate({"kind": kind, "options": json.loads(options), "checkpoint": checkpoint})

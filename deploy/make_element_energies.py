@@ -1,9 +1,12 @@
 """Compute models/resources/chgnet_element_energies.json: CHGNet's energy of every element's ground state.
 
-Formation energies on CHGNet's own scale need its own energies of the elements. Every candidate crystal of an
-element is relaxed with CHGNet, and the lowest energy is kept.
+With `--kind sevennet` SevenNet's: only the lowest candidates of each element, by CHGNet, are relaxed with it, and an
+element is left out where what it gives is far from CHGNet's reference, since then no candidate was the ground state.
 
-Candidates come from three places; the first needs a file, the second is optional:
+Formation energies on a potential's own scale need its own energies of the elements. Every candidate crystal of an
+element is relaxed, and the lowest energy is kept.
+
+Candidates come from four places; the first two need files:
 
 1. matcalc's elemental references: polymorphs of 88 elements from the Materials Project (package BSD-3, data
    CC BY 4.0). matcalc is needed for this one file only, so take it without its dependencies:
@@ -15,8 +18,10 @@ Candidates come from three places; the first needs a file, the second is optiona
 2. `--crystals FILE.parquet`: elemental crystals from a table with columns `n_elements`, `lattice` (9 numbers,
    rows), `atomic_numbers`, `frac_coords` and `material_id`.
 3. ase's textbook crystals (fcc, bcc, hcp, diamond, ...).
+4. Molecules of two atoms, each in a box of its own, for gases.
 
-The shipped file has been made with 1 and 3 alone, in a few minutes on one core.
+CHGNet's shipped file has been made with 1 and 3 alone, in a few minutes on one core, SevenNet's with 2 to 4, from the
+elements of the Materials Project.
 """
 
 from __future__ import annotations
@@ -36,9 +41,17 @@ from ase.data import chemical_symbols, reference_states
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from models.surrogates.chgnet import HEAVIEST, UNTRAINED, CHGNetSurrogate
+from models.surrogates.batched import BatchedSurrogate
+from models.surrogates.chgnet import HEAVIEST, UNTRAINED, CHGNetSurrogate, element_energies
+from models.surrogates.sevennet import SevenNetSurrogate
 
-RESULT = Path(__file__).resolve().parent.parent / "models" / "resources" / "chgnet_element_energies.json"
+RESOURCES = Path(__file__).resolve().parent.parent / "models" / "resources"
+
+MOST_APART = 0.1
+"""SevenNet's energy of an element may lie this far from CHGNet's [eV/atom]: both foretell those of one DFT."""
+
+BONDS_ANG = {"H": 0.75, "N": 1.11, "O": 1.23, "F": 1.42, "Cl": 2.00}
+"""Lengths of molecules by PBE, to begin with."""
 
 WINDOW = 0.1
 """Polymorphs this far [eV/atom] above the DFT ground state are still candidates."""
@@ -102,7 +115,41 @@ def _guessed(symbol: str, name: str) -> Atoms:
     return bulk(symbol, name, a=edge, **({"c": 1.633 * edge} if name == "hcp" else {}))
 
 
-def lowest(surrogate: CHGNetSurrogate, candidates: Candidates) -> dict[str, dict[str, Any]]:
+def from_molecules() -> list[tuple[str, str, Structure]]:
+    """Build molecules of two atoms, farther from one another than a potential sees."""
+    box = Lattice.cubic(9.0)
+    return [
+        (symbol, "molecule", Structure(box, [symbol] * 2, [[0, 0, 0], [length / 9.0, 0, 0]]))
+        for symbol, length in BONDS_ANG.items()
+    ]
+
+
+def lowest_two(candidates: Candidates) -> Candidates:
+    """Return the two candidates of each element that CHGNet finds lowest, relaxed a little; molecules stay."""
+    names = [(symbol, source) for symbol, found in candidates.items() for source, _ in found]
+    crystals = [crystal for found in candidates.values() for _, crystal in found]
+    relaxed = CHGNetSurrogate().relax(crystals, fix_symmetry=False, max_steps=12, fmax_ev_per_ang=0.05)
+    found: dict[str, list[tuple[float, str, Structure]]] = defaultdict(list)
+    for (symbol, source), result, crystal in zip(names, relaxed, crystals, strict=True):
+        molecule = source == "molecule"
+        if molecule or result.error is None:
+            energy = -np.inf if molecule else result.energy_per_atom
+            found[symbol].append((energy, source, crystal if molecule else result.structure))
+    return {
+        symbol: [(source, crystal) for _, source, crystal in sorted(ones, key=lambda one: one[0])[:2]]
+        for symbol, ones in found.items()
+    }
+
+
+def near_chgnet(elements: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the elements whose energies agree with CHGNet's references, and tell which do not."""
+    known = element_energies()
+    far = [one for one in elements if abs(elements[one]["energy_per_atom"] - known[one]) > MOST_APART]
+    sys.stdout.write(f"left out, the ground state seems to be missing: {', '.join(far)}\n")
+    return {symbol: entry for symbol, entry in elements.items() if symbol not in far}
+
+
+def lowest(surrogate: BatchedSurrogate, candidates: Candidates) -> dict[str, dict[str, Any]]:
     """Relax all candidates together and keep the lowest of each element."""
     names = [(symbol, source) for symbol, found in candidates.items() for source, _ in found]
     crystals = [crystal for found in candidates.values() for _, crystal in found]
@@ -126,30 +173,39 @@ def lowest(surrogate: CHGNetSurrogate, candidates: Candidates) -> dict[str, dict
 def main() -> None:
     """Collect, relax, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--references", type=Path, required=True, help="matcalc's JSON file")
-    parser.add_argument("--crystals", type=Path, help="more elemental crystals, Parquet")
+    parser.add_argument("--kind", choices=["chgnet", "sevennet"], default="chgnet")
+    parser.add_argument("--references", type=Path, help="matcalc's JSON file")
+    parser.add_argument("--crystals", type=Path, nargs="*", default=[], help="elemental crystals, Parquet")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--max-atoms", type=int, default=30, help="larger candidates are left out")
     arguments = parser.parse_args()
     candidates: Candidates = defaultdict(list)
-    found = from_matcalc(arguments.references, arguments.max_atoms) + from_ase()
-    if arguments.crystals is not None:
-        found += [item for item in from_parquet(arguments.crystals) if len(item[2]) <= arguments.max_atoms]
+    found = from_ase()
+    if arguments.references is not None:
+        found += from_matcalc(arguments.references, arguments.max_atoms)
+    for file in arguments.crystals:
+        found += [item for item in from_parquet(file) if len(item[2]) <= arguments.max_atoms]
+    if arguments.kind == "sevennet":
+        found += from_molecules()
     for symbol, source, crystal in found:
         if Element(symbol).Z <= HEAVIEST and Element(symbol).Z not in UNTRAINED:
             candidates[symbol].append((source, crystal))
     total = sum(len(items) for items in candidates.values())
     sys.stdout.write(f"{total} candidates of {len(candidates)} elements\n")
-    surrogate = CHGNetSurrogate(CHGNetSurrogate.Config(device=arguments.device))
-    elements = lowest(surrogate, candidates)
+    surrogate: BatchedSurrogate = CHGNetSurrogate(CHGNetSurrogate.Config(device=arguments.device))
+    if arguments.kind == "sevennet":
+        surrogate = SevenNetSurrogate(SevenNetSurrogate.Config(device=arguments.device))
+        elements = near_chgnet(lowest(surrogate, lowest_two(candidates)))
+    else:
+        elements = lowest(surrogate, candidates)
     about = {
-        "what": "lowest CHGNet energy [eV/atom] over the candidate crystals of each element, relaxed",
+        "what": "lowest energy [eV/atom] over the candidate crystals of each element, relaxed",
         "made_by": "deploy/make_element_energies.py",
         "potential": surrogate.version,
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"about": about, "elements": elements}, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{len(elements)} elements written to {RESULT}\n")
+    result = RESOURCES / f"{arguments.kind}_element_energies.json"
+    result.write_text(json.dumps({"about": about, "elements": elements}, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{len(elements)} elements written to {result}\n")
 
 
 if __name__ == "__main__":

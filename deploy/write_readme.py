@@ -64,6 +64,8 @@ def yaml_blocks() -> str:
         if block is not None and block.get("title") != "ComponentConfig":  # those are in the next part
             parts += ["", f"`{name}`: {str(block.get('description', '')).splitlines()[0]}", ""]
             parts += _table(block, schema)
+    learned = schema["$defs"]["LearnSurrogateConfig"]
+    parts += ["", "`learn.surrogate`:", "", *_table(learned, schema)]
     further = schema["$defs"]["FollowUpConfig"]
     parts += ["", "An entry of `labels.then`:", "", *_table(further, schema)]
     rung = schema["$defs"]["RungConfig"]

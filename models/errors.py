@@ -8,6 +8,7 @@
     ├── CheckpointError           a checkpoint is missing, damaged, or of another kind or version
     ├── GeneError                     a Wyckoff gene that no crystal can have, or text that is none
     ├── DeviceError               the device asked for is not there
+    ├── MissingPackageError       an optional package that a component needs is not installed
     └── ContractError             a component breaks the contract in `models.testing`
 
 Every error says what is wrong, the value that was got, the values allowed, and the cure.
@@ -82,6 +83,10 @@ class GeneError(ModelsError):
 
 class DeviceError(ModelsError):
     """The device asked for is not on this machine."""
+
+
+class MissingPackageError(ModelsError):
+    """An optional package that a component needs is not installed."""
 
 
 class ContractError(ModelsError):

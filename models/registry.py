@@ -22,6 +22,7 @@ GENERATORS: dict[str, str] = {
 
 SURROGATES: dict[str, str] = {
     "chgnet": "models.surrogates.chgnet:CHGNetSurrogate",
+    "sevennet": "models.surrogates.sevennet:SevenNetSurrogate",
 }
 """Universal potentials that relax crystals and give their energy."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,26 @@ import numpy.typing as npt
 from models.data import LabelledStructure
 from models.errors import OptionsError
 
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+class HasStructure(Protocol):
+    """What holds a crystal, such as `models.data.LabelledStructure`."""
+
+    @property
+    def structure(self) -> Structure:
+        """The crystal."""
+        ...
+
+
+Held = TypeVar("Held", bound=HasStructure)
+Item = TypeVar("Item")
+
 
 def split_by_composition(
-    labelled: Sequence[LabelledStructure], fraction: float, seed: int
-) -> tuple[list[LabelledStructure], list[LabelledStructure]]:
+    labelled: Sequence[Held], fraction: float, seed: int
+) -> tuple[list[Held], list[Held]]:
     """Split by reduced formula into a training set and a held-out set.
 
     Each formula draws a number from its own hash and the seed, and is held out below `fraction`. So a formula
@@ -32,11 +49,23 @@ def split_by_composition(
     Raises:
         OptionsError: The fraction is not in [0, 1).
     """
+    return split_by_key(
+        labelled, [item.structure.composition.reduced_formula for item in labelled], fraction, seed
+    )
+
+
+def split_by_key(
+    items: Sequence[Item], formulas: Sequence[str], fraction: float, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """Split by what things are called, formulas for example; see `split_by_composition`.
+
+    Raises:
+        OptionsError: The fraction is not in [0, 1).
+    """
     if not 0.0 <= fraction < 1.0:
         raise OptionsError(
             "the share of held-out formulas is impossible", value=fraction, allowed="0 to below 1"
         )
-    formulas = [item.structure.composition.reduced_formula for item in labelled]
     drawn = {formula: _draw(formula, seed) for formula in set(formulas)}
     held = {formula for formula, number in drawn.items() if number < fraction}
     if len(drawn) < 2 or fraction == 0.0:
@@ -45,8 +74,8 @@ def split_by_composition(
         held = {min(drawn, key=lambda formula: (drawn[formula], formula))}
     elif len(held) == len(drawn):
         held.remove(max(drawn, key=lambda formula: (drawn[formula], formula)))
-    train = [item for item, formula in zip(labelled, formulas, strict=True) if formula not in held]
-    held_out = [item for item, formula in zip(labelled, formulas, strict=True) if formula in held]
+    train = [item for item, formula in zip(items, formulas, strict=True) if formula not in held]
+    held_out = [item for item, formula in zip(items, formulas, strict=True) if formula in held]
     return train, held_out
 
 

@@ -60,22 +60,53 @@ class Candidates:
         )
 
 
-def surrogate_error(pairs: Sequence[tuple[float, float]]) -> float:
+@dataclass(frozen=True)
+class SurrogateErrors:
+    """Root-mean-square errors of the surrogate's versions [eV/atom]."""
+
+    others: float
+    """Of a version of which no label is known: that of all the others together."""
+    by_version: Mapping[str, float]
+
+    def of(self, predictions: Sequence[Mapping[str, Any]]) -> Array:
+        """Return the error (n,) of the version that relaxed each candidate."""
+        versions = [str(one.get("surrogate_model") or "") for one in predictions]
+        return np.array([self.by_version.get(version, self.others) for version in versions], dtype=np.float64)
+
+
+def surrogate_errors(pairs: Sequence[tuple[str, float, float]]) -> SurrogateErrors:
+    """Return the errors of versions from (version, predicted, DFT) e_above_hull [eV/atom] of labels.
+
+    A label tells of the version that relaxed its candidate. What the other versions did is where a version begins.
+    """
+    told = [(predicted, found) for _, predicted, found in pairs]
+    by_version = {}
+    for version in {version for version, *_ in pairs}:
+        own = [(predicted, found) for name, predicted, found in pairs if name == version]
+        rest = [(predicted, found) for name, predicted, found in pairs if name != version]
+        by_version[version] = surrogate_error(own, surrogate_error(rest))
+    return SurrogateErrors(surrogate_error(told), by_version)
+
+
+def surrogate_error(
+    pairs: Sequence[tuple[float, float]], prior: float = SURROGATE_PRIOR_EV_PER_ATOM
+) -> float:
     """Return the surrogate's root-mean-square error [eV/atom] from (predicted, DFT) e_above_hull of labels.
 
     The prior error counts like `PRIOR_LABELS` labels, so that two lucky labels do not make it look exact.
     """
     squares = sum((predicted - found) ** 2 for predicted, found in pairs)
-    prior = PRIOR_LABELS * SURROGATE_PRIOR_EV_PER_ATOM**2
-    return math.sqrt((squares + prior) / (len(pairs) + PRIOR_LABELS))
+    return math.sqrt((squares + PRIOR_LABELS * prior**2) / (len(pairs) + PRIOR_LABELS))
 
 
-def combine(surrogate: Array, surrogate_std: float, head_mean: Array, head_std: Array) -> tuple[Array, Array]:
+def combine(
+    surrogate: Array, surrogate_std: float | Array, head_mean: Array, head_std: Array
+) -> tuple[Array, Array]:
     """Return the precision-weighted mean of surrogate and head (independent Gaussian errors), and its std.
 
     Args:
         surrogate: (n,) e_above_hull by the surrogate [eV/atom], not finite where it is not known.
-        surrogate_std: Its error [eV/atom].
+        surrogate_std: Its error [eV/atom], one for all or (n,).
         head_mean: (n,) mean by the head [eV/atom].
         head_std: (n,) standard deviation by the head [eV/atom].
 
@@ -90,12 +121,13 @@ def combine(surrogate: Array, surrogate_std: float, head_mean: Array, head_std: 
     return total / weight, 1 / np.sqrt(weight)
 
 
-def belief_of(predictions: Sequence[Mapping[str, Any]], surrogate_std: float) -> tuple[Array, Array]:
+def belief_of(
+    predictions: Sequence[Mapping[str, Any]], surrogate_std: float | SurrogateErrors
+) -> tuple[Array, Array]:
     """Return mean and std of e_above_hull [eV/atom] from candidates' predictions."""
+    error = surrogate_std.of(predictions) if isinstance(surrogate_std, SurrogateErrors) else surrogate_std
     head_mean, head_std = mean_and_std(predictions, "head_e_above_hull")
-    return combine(
-        numbers(one.get("e_above_hull") for one in predictions), surrogate_std, head_mean, head_std
-    )
+    return combine(numbers(one.get("e_above_hull") for one in predictions), error, head_mean, head_std)
 
 
 def mean_and_std(predictions: Sequence[Mapping[str, Any]], name: str) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from campaign.acquisition.beliefs import Array, Candidates, belief_of, mean_and_std, numbers
+from campaign.acquisition.beliefs import Array, Candidates, SurrogateErrors, belief_of, mean_and_std, numbers
 from campaign.acquisition.config import GAINS, AcquisitionConfig
 from campaign.acquisition.features import features
 from campaign.acquisition.objectives import log_windows, pareto, product
@@ -52,7 +52,7 @@ def read(
     config: AcquisitionConfig,
     *,
     elements: Sequence[str],
-    surrogate_std: float,
+    surrogate_std: float | SurrogateErrors,
     core_seconds: CoreSeconds | None = None,
 ) -> Candidates:
     """Return candidates as arrays, in the order of their ids, those about which nothing is believed left out.
@@ -61,7 +61,7 @@ def read(
         documents: With `_id`, `formula`, `chemsys`, `n_atoms`, `spacegroup` and `predictions`.
         config: Says which properties count.
         elements: Elements of the campaign.
-        surrogate_std: The surrogate's error [eV/atom].
+        surrogate_std: The surrogate's error [eV/atom], or those of its versions.
         core_seconds: Expected cost of a label; None: every label costs the same.
     """
     ordered = sorted(documents, key=lambda one: one["_id"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from campaign.acquisition.beliefs import Candidates
+from campaign.acquisition.beliefs import Candidates, SurrogateErrors
 from campaign.acquisition.policies import ChoiceContext
 from campaign.acquisition.ranking import read
 from campaign.acquisition.shares import Yielded
@@ -44,31 +44,36 @@ class AcquisitionReader:
             discriminated_ev_per_atom=self.config.learn.stable_ev_per_atom,
         )
 
-    def competing(self, index: int, state: CampaignState, surrogate_std: float) -> Candidates:
+    def competing(self, index: int, state: CampaignState, surrogate_std: SurrogateErrors) -> Candidates:
         """Return the candidates that a round was given to score and that have no label."""
         scored = [name for chunk in state.rounds[index].to_score or () for name in chunk]
         return self._candidates(scored, surrogate_std, unlabelled=True)
 
-    def pending(self, index: int, state: CampaignState, surrogate_std: float) -> Candidates:
+    def pending(self, index: int, state: CampaignState, surrogate_std: SurrogateErrors) -> Candidates:
         """Return the candidates chosen earlier whose labels round `index` may not know, finished or not."""
         rounds = [state.rounds[earlier] for earlier in self.spec.pending(index)]
         return self._candidates([name for one in rounds for name in one.selected or ()], surrogate_std)
 
-    def surrogate_pairs(self, index: int) -> list[tuple[float, float]]:
-        """Return (surrogate, DFT) e_above_hull [eV/atom] of the labels that round `index` may know about."""
+    def surrogate_pairs(self, index: int) -> list[tuple[str, float, float]]:
+        """Return (version, surrogate, DFT) of the labels that round `index` may know about.
+
+        The version is that of the surrogate that relaxed the candidate, '' where it does not learn; the others are
+        e_above_hull [eV/atom].
+        """
         term = self.spec.term(index)
         found = self.store.query(
             "labels",
             {"purpose": "candidate", "state": "done", "round": self._trusted(term)},
-            fields=["predicted.e_above_hull", "result.e_above_hull", "round", "rank"],
+            fields=["predicted", "result.e_above_hull", "round", "rank"],
         )
         higher = climbed_results(self.store, self.spec, term, ["e_above_hull"])
         pairs = []
         for one in sorted(found, key=lambda one: (one["round"], one["rank"])):
-            predicted = (one.get("predicted") or {}).get("e_above_hull")
+            told = one.get("predicted") or {}
+            predicted, version = told.get("e_above_hull"), str(told.get("surrogate_model") or "")
             computed = (higher.get(one["_id"]) or one.get("result") or {}).get("e_above_hull")
             if predicted is not None and computed is not None:
-                pairs.append((float(predicted), float(computed)))
+                pairs.append((version, float(predicted), float(computed)))
         return pairs
 
     def yielded(self, term: int) -> list[Yielded]:
@@ -116,7 +121,7 @@ class AcquisitionReader:
         return {"$lt": term, "$nin": sorted(held)}
 
     def _candidates(
-        self, names: Iterable[str], surrogate_std: float, *, unlabelled: bool = False
+        self, names: Iterable[str], surrogate_std: SurrogateErrors, *, unlabelled: bool = False
     ) -> Candidates:
         found = self.store.query(
             "candidates",

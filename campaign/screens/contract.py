@@ -105,6 +105,8 @@ class ScreenContext:
     """Known phases."""
     surrogate: SurrogateLike | None = None
     """The campaign's universal potential."""
+    open_surrogate: Callable[[str, Mapping[str, Any]], SurrogateLike] | None = None
+    """Gives another potential by its kind and options."""
     judges: JudgesLike | None = None
     """The campaign's heads and discriminators, of the round's term."""
     earlier: Mapping[str, Sequence[tuple[str, Structure]]] = field(default_factory=dict)
@@ -133,6 +135,17 @@ class ScreenContext:
         if self.surrogate is None:
             raise ComponentError("a screen needs a surrogate", cure="fill in the surrogate block")
         return self.surrogate
+
+    def another_surrogate(self, kind: str, options: Mapping[str, Any]) -> SurrogateLike:
+        """Return a universal potential beside the campaign's own.
+
+        Raises:
+            ComponentError: There is no way to one here.
+            ModelsError: It is unknown, mis-optioned, or its package is not installed.
+        """
+        if self.open_surrogate is None:
+            raise ComponentError("a screen needs another surrogate", value=kind, cure="run it in a campaign")
+        return self.open_surrogate(kind, options)
 
     def need_judges(self) -> JudgesLike:
         """Return the heads and discriminators.

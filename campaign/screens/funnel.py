@@ -147,6 +147,11 @@ def needs_judges(segment: Sequence[Named]) -> bool:
     return any(resolve_screen(kind).needs_judge is not None for kind, _ in segment)
 
 
+def needs_surrogate(segment: Sequence[Named]) -> bool:
+    """Say whether a screen of a segment asks the campaign's surrogate."""
+    return any(resolve_screen(kind).needs_surrogate for kind, _ in segment)
+
+
 def run_segment(
     items: Sequence[ScreenItem], screens: Sequence[Named], context: ScreenContext
 ) -> list[Outcome]:

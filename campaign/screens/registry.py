@@ -12,6 +12,7 @@ from campaign.screens.genes import BEST_TRIAL, WYCKOFF
 from campaign.screens.geometry import DENSITY, MIN_DISTANCE, SPACE_GROUP, VOLUME
 from campaign.screens.identity import DUPLICATES, NOVELTY
 from campaign.screens.judged import PREDICTED_ENERGY, SYNTHESIZABILITY
+from campaign.screens.second_opinion import SECOND_OPINION
 
 SCREENS: dict[str, Screen] = {
     screen.kind: screen
@@ -30,6 +31,7 @@ SCREENS: dict[str, Screen] = {
         BEST_TRIAL,
         SPACE_GROUP,
         E_ABOVE_HULL,
+        SECOND_OPINION,
     )
 }
 """Screens by name."""

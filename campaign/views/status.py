@@ -14,6 +14,7 @@ from campaign.quarantine import quarantined
 from campaign.state import alarm_of
 from campaign.store import CampaignStore
 from campaign.usage import Budget, budgets, kept_sums, total_usage, yields
+from campaign.views.surrogate import surrogate_rows
 
 FUNNEL = ("sampled", "screened", "selected", "labelling", "labelled", "failed", "rejected")
 """Candidate states in the order of the funnel."""
@@ -54,6 +55,7 @@ def summary(store: CampaignStore, name: str, *, best: int = 5) -> dict[str, Any]
         "stable": stable,
         "failures": _without_none(store.count_by("labels", "failure.cause", {"state": "failed"})),
         "models": store.count_by("models", "state"),
+        "surrogate": surrogate_rows(store),
         "best": best_labels(store, best, verdict),
         "usage": usage,
         "stop": stop,

@@ -73,6 +73,8 @@ def status_view(
     if slots:
         table.add_row("slots busy", "  ".join(f"{pool} {busy.get(pool, 0)}/{n}" for pool, n in slots.items()))
     table.add_row("models", _counts(status["models"]))
+    for row in status["surrogate"]:
+        table.add_row("surrogate", Text(_surrogate_text(row)))
     table.add_row("rounds", "  ".join(_round_text(row) for row in status["rounds"]) or "none yet")
     for row in status["alarms"]:
         held = "; nothing learns from them" if row["quarantined"] else ""
@@ -117,6 +119,17 @@ def _blocks_text(row: Mapping[str, Any]) -> str:
     jobs = [job for job in row["job_ids"] if job]
     more = f" and {len(jobs) - JOBS_SHOWN} more" if len(jobs) > JOBS_SHOWN else ""
     return "  ".join(parts) + (f"  jobs {', '.join(jobs[:JOBS_SHOWN])}{more}" if jobs else "")
+
+
+def _surrogate_text(row: Mapping[str, Any]) -> str:
+    """Return what labels that came after a version of the surrogate say of it."""
+    parts = [f"t{row['term']}"]
+    if row["mae"] is not None:
+        before = f", packaged weights {1000 * row['packaged_mae']:.0f}" if row["term"] else ""
+        parts.append(f"{row['labels']} later labels: error {1000 * row['mae']:.0f} meV/atom{before}")
+    if row["relaxed_mae"] is not None:
+        parts.append(f"e_above_hull of {row['relaxed']} relaxed with it: {1000 * row['relaxed_mae']:.0f}")
+    return "  ".join(parts)
 
 
 def _usage_text(usage: Mapping[str, float]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from atomate2.ase.jobs import AseRelaxMaker
-from atomate2.ase.schemas import AseResult, AseStructureTaskDoc, AseTaskDoc
+from atomate2.ase.schemas import AseObject, AseResult, AseStructureTaskDoc, AseTaskDoc
 from atomate2.ase.utils import OPTIMIZERS, AseRelaxer
 from emmet.core.tasks import TaskState
 from jobflow import job
@@ -24,6 +24,7 @@ from flows.job_context import cures, job_folder, note_geometry
 from flows.job_files import LAST_GEOMETRY, write_json
 from flows.registry import ENGINES, build
 from flows.schemas import Calculation
+from flows.trajectory import trajectory_document
 
 LEAST_DISTANCE_ANG = 0.5
 """Atoms, or an atom and its image, closer than this are no crystal [Å]; H–H in H₂ is 0.74."""
@@ -69,7 +70,7 @@ class CalculatorMaker(AseRelaxMaker):
             result = self.run_ase(mol_or_struct, prev_dir=prev_dir)
         finally:
             _close(getattr(self, "_calculator", None))
-        return AseTaskDoc.to_mol_or_struct_metadata_doc(
+        document = AseTaskDoc.to_mol_or_struct_metadata_doc(
             type(self.calculator).__name__,
             result,
             self.steps,
@@ -80,6 +81,10 @@ class CalculatorMaker(AseRelaxMaker):
             store_trajectory=self.store_trajectory,
             tags=self.tags,
         )
+        if len(result.trajectory.energy) < 2:  # its only geometry stands in the document
+            return document
+        # in a form of our own: thinned, and with stresses in the sign and unit of labels
+        return document.model_copy(update={"objects": {AseObject.TRAJECTORY: _trajectory(result.trajectory)}})
 
     def run_ase(self, mol_or_struct: Structure, prev_dir: str | Path | None = None) -> AseResult:  # noqa: ARG002
         """Run the calculator through atomate2's relaxer."""
@@ -171,6 +176,18 @@ def read_task(output: AseStructureTaskDoc) -> Calculation:
         converged=output.state == TaskState.SUCCESS,
         n_ionic_steps=max(0, int(final.n_steps or 1) - 1),
         wall_seconds=float(final.elapsed_time or 0.0),
+    )
+
+
+def _trajectory(found: Any) -> dict[str, Any]:
+    """Return emmet's trajectory as a document of `flows.trajectory`."""
+    return trajectory_document(
+        found.elements,
+        found.lattice,
+        found.cart_coords,
+        found.energy,
+        forces=found.forces,
+        stresses_kbar=found.stress,
     )
 
 

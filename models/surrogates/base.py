@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+    from models.metrics import Metrics
+    from models.surrogates.frames import Frame
 
 
 @dataclass(frozen=True)
@@ -75,4 +79,47 @@ class Surrogate(Protocol):
             structures: The crystals.
             energies: Their energies [eV/atom] on the surrogate's scale, where already known.
         """
+        ...
+
+
+@runtime_checkable
+class TunableSurrogate(Protocol):
+    """What a surrogate has beside the rest if it can learn from frames; `models.surrogates.chgnet` has it."""
+
+    def fine_tune(self, frames: Sequence[Frame], replay: Sequence[Frame], seed: int) -> Metrics:
+        """Learn frames in place, from the weights that it has.
+
+        Energies that are not on its own scale are brought onto it first, by a shift that is fitted to these frames
+        (`models.surrogates.frames.fit_shift`) and kept in its checkpoints.
+
+        Args:
+            frames: Of DFT.
+            replay: Frames of the first training or like them, on its own scale, shown against forgetting.
+            seed: Of everything random.
+
+        Returns:
+            Figures of the training.
+
+        Raises:
+            TrainingDataError: Nothing to learn from, or the training diverged.
+        """
+        ...
+
+    def evaluate_frames(self, frames: Sequence[Frame]) -> Metrics:
+        """Return mean absolute errors: `n`, `energy:mae` [eV/atom], `force:mae` [eV/Å], `stress:mae` [GPa].
+
+        What no frame knows is left out.
+
+        Raises:
+            TrainingDataError: Energies are on another scale, and no shift to its own was ever fitted.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path, device: str | None = None) -> Self:
+        """Read a checkpoint; `device` None: the one it was saved with."""
         ...

@@ -9,27 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata, resources
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import DeviceError, ModelsError
-from models.relaxation import Evaluation, Geometry, Outcome, RelaxationSettings, relax
-from models.surrogates.base import Relaxed
-from models.symmetrise import spacegroup_number, symmetrised
+from models.errors import DeviceError, ModelsError, TrainingDataError
+from models.relaxation import Evaluation, Geometry
+from models.surrogates.batched import BatchedSurrogate
+from models.surrogates.frames import EnergyShift, Frame, fit_shift
+from models.surrogates.tuning_config import TuningConfig
 
 if TYPE_CHECKING:
     import torch
-    from pymatgen.core import Structure
 
+    from models.metrics import Metrics
     from models.surrogates.chgnet_graph import CrystalGraph
+    from models.surrogates.chgnet_tuning import Example
+
+KIND = "surrogate/chgnet"
+"""Of its checkpoints."""
 
 HEAVIEST = 94
 """CHGNet's embedding ends with plutonium."""
@@ -66,9 +71,10 @@ class CHGNetConfig(BaseModel):
         gt=1.0,
         description="A crystal whose volume changes by more than this factor has exploded and gets an error.",
     )
+    tuning: TuningConfig = Field(default=TuningConfig(), description="How it learns from frames.")
 
 
-class CHGNetSurrogate:
+class CHGNetSurrogate(BatchedSurrogate):
     """CHGNet 0.3.0 on many crystals at once.
 
     Building it loads nothing; the weights are read at first use. The number of CPU threads is the caller's.
@@ -79,13 +85,18 @@ class CHGNetSurrogate:
 
     Config = CHGNetConfig
 
+    name = "CHGNet"
+
     def __init__(self, config: CHGNetConfig | None = None) -> None:
-        self.config = config or CHGNetConfig()
+        self.config: CHGNetConfig = config or CHGNetConfig()
+        self._tuned: dict[str, torch.Tensor] | None = None
+        self._shift: EnergyShift | None = None
 
     @property
     def version(self) -> str:
-        """Name, weights and package version."""
-        return f"chgnet-{self.config.weights} (chgnet {metadata.version('chgnet')})"
+        """Name, weights and package version; of a fine-tuned one the hash of its weights."""
+        packaged = f"chgnet-{self.config.weights} (chgnet {metadata.version('chgnet')})"
+        return packaged if self._tuned is None else f"{packaged} fine-tuned {digest(self._tuned)}"
 
     @functools.cached_property
     def device(self) -> torch.device:
@@ -106,102 +117,80 @@ class CHGNetSurrogate:
 
     @functools.cached_property
     def _model(self) -> Any:
-        return load_quietly(self.config.weights).to(self.device)
+        model = load_quietly(self.config.weights)
+        if self._tuned is not None:
+            model.load_state_dict(self._tuned)
+        return model.to(self.device)
 
-    def energies(self, structures: Sequence[Structure]) -> np.ndarray:
-        """Return energies (n_crystals,) [eV/atom] of crystals as they are; nan where CHGNet fails."""
-        found = np.full(len(structures), np.nan)
-        geometries: list[Geometry] = []
-        places: list[int] = []
-        for place, structure in enumerate(structures):
-            geometry = geometry_of(structure)
-            if isinstance(geometry, Geometry):
-                geometries.append(geometry)
-                places.append(place)
-        answers = self.evaluate(geometries, derivatives=False)
-        for place, geometry, answer in zip(places, geometries, answers, strict=True):
-            if isinstance(answer, Evaluation):
-                found[place] = answer.energy / len(geometry.numbers)
-        return found
+    def element_energies(self) -> Mapping[str, float]:
+        """Return the packaged weights' energies, which stay the zero of energy when the weights are fine-tuned."""
+        return element_energies()
 
-    def relax(
-        self,
-        structures: Sequence[Structure],
-        *,
-        fix_symmetry: bool,
-        max_steps: int,
-        fmax_ev_per_ang: float,
-        relax_cell: bool = True,
-        symprec: float = 0.1,
-    ) -> list[Relaxed]:
-        """Relax crystals together.
+    def refusal(self, geometry: Geometry) -> str | None:
+        """Say why CHGNet cannot treat a geometry; None where it can."""
+        if geometry.numbers.max() > HEAVIEST:
+            return f"CHGNet knows no element beyond Pu; got atomic number {geometry.numbers.max()}"
+        unknown = sorted({UNTRAINED[number] for number in geometry.numbers.tolist() if number in UNTRAINED})
+        return f"CHGNet was not trained on {', '.join(unknown)}" if unknown else None
+
+    def fine_tune(self, frames: Sequence[Frame], replay: Sequence[Frame], seed: int) -> Metrics:
+        """Learn frames, with replayed ones against forgetting; see `models.surrogates.base.TunableSurrogate`."""
+        from models.surrogates.chgnet_tuning import tune
+
+        foreign = [one for one in frames if not one.own_scale]
+        if foreign:
+            self._shift = fit_shift(foreign, self.energies([one.structure for one in foreign]))
+        model = self._model
+        figures = tune(model, self._examples(frames), self._examples(replay), self.config.tuning, seed)
+        self._tuned = {name: one.detach().cpu().clone() for name, one in model.state_dict().items()}
+        return figures
+
+    def evaluate_frames(self, frames: Sequence[Frame]) -> Metrics:
+        """Return mean absolute errors; see `models.surrogates.base.TunableSurrogate`."""
+        from models.surrogates.chgnet_tuning import errors
+
+        return errors(self._model, self._examples(frames))
+
+    def _examples(self, frames: Sequence[Frame]) -> list[Example]:
+        """Return frames as the network reads them, on CHGNet's scale; what it cannot treat is left out."""
+        from models.surrogates.chgnet_tuning import examples_of
+
+        if self._shift is not None:
+            frames = self._shift.onto(frames)
+        elif any(not one.own_scale and one.energy_per_atom is not None for one in frames):
+            raise TrainingDataError(
+                "energies of frames are not on CHGNet's scale, and no shift to it is known",
+                cure="fine-tune on such frames first, or take the shift off with models.surrogates.frames.fit_shift",
+            )
+        pairs = [(one, self.geometry_of(one.structure)) for one in frames]
+        return examples_of(self._model, [(one, found) for one, found in pairs if isinstance(found, Geometry)])
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint: weights, options and the shift of energies."""
+        from models.checkpoint import save_checkpoint
+
+        state = {"shift": None if self._shift is None else self._shift.document(), "version": self.version}
+        save_checkpoint(folder, KIND, self.config.model_dump(mode="json"), state, self._model.state_dict())
+
+    @classmethod
+    def load(cls, folder: Path, device: str | None = None) -> Self:
+        """Read a checkpoint.
 
         Args:
-            structures: Ordered crystals.
-            fix_symmetry: Keep each crystal's own space group; it is first made exact, within `symprec`.
-            max_steps: Most steps per crystal.
-            fmax_ev_per_ang: Threshold for forces, see `RelaxationSettings.fmax`.
-            relax_cell: Whether cells move too.
-            symprec: Tolerance of all space groups here [Å].
-
-        Returns:
-            One outcome per crystal, in order; a crystal that fails has its `error` set.
-        """
-        settings = RelaxationSettings(
-            max_steps, fmax_ev_per_ang, relax_cell, max_volume_change=self.config.max_volume_change
-        )
-        results: list[Relaxed | None] = []
-        starts, projectors, before, places = [], [], [], []
-        for place, structure in enumerate(structures):
-            results.append(None)
-            geometry = geometry_of(structure)
-            if isinstance(geometry, str):
-                results[place] = failed(structure, 0, 0, geometry)
-                continue
-            cell = (geometry.lattice, geometry.frac_coords, geometry.numbers)
-            before.append(spacegroup_number(*cell, symprec))
-            projector = None
-            if fix_symmetry:
-                lattice, frac_coords, projector = symmetrised(*cell, symprec)
-                geometry = Geometry(geometry.numbers, frac_coords, lattice)
-            starts.append(geometry)
-            projectors.append(projector)
-            places.append(place)
-        outcomes = relax(starts, self.evaluate, settings, projectors) if starts else []
-        for place, number, outcome in zip(places, before, outcomes, strict=True):
-            results[place] = _relaxed(structures[place], number, outcome, symprec)
-        return [result for result in results if result is not None]
-
-    def element_energy(self, symbol: str) -> float:
-        """Return CHGNet's energy [eV/atom] of the element's ground state.
+            folder: Of the checkpoint.
+            device: Where to evaluate; None: as it was saved.
 
         Raises:
-            ModelsError: CHGNet has no reference for this element.
+            CheckpointError: There is none, it is damaged, or another model's.
         """
-        energies = element_energies()
-        if symbol not in energies:
-            raise ModelsError("CHGNet has no elemental reference", value=symbol, allowed=sorted(energies))
-        return energies[symbol]
+        from models.checkpoint import load_checkpoint
 
-    def formation_energies(
-        self, structures: Sequence[Structure], energies: Sequence[float] | np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return formation energies (n_crystals,) [eV/atom]; nan where energy or a reference is missing.
-
-        Args:
-            structures: The crystals.
-            energies: Their energies [eV/atom] on CHGNet's scale; computed where not given.
-        """
-        known = self.energies(structures) if energies is None else np.asarray(energies, dtype=float)
-        references = element_energies()
-        base = [
-            sum(
-                references.get(symbol, float("nan")) * share
-                for symbol, share in structure.composition.fractional_composition.get_el_amt_dict().items()
-            )
-            for structure in structures
-        ]
-        return np.asarray(known - np.asarray(base, dtype=float))
+        found = load_checkpoint(folder, KIND)
+        config = {**found.config, **({} if device is None else {"device": device})}
+        surrogate = cls(CHGNetConfig.model_validate(config))
+        surrogate._tuned, shift = dict(found.weights), found.state["shift"]
+        surrogate._shift = None if shift is None else EnergyShift(**shift)
+        return surrogate
 
     def evaluate(self, geometries: Sequence[Geometry], *, derivatives: bool = True) -> list[Evaluation | str]:
         """Return energy, forces and stress of each crystal, or why there are none.
@@ -261,7 +250,7 @@ class CHGNetSurrogate:
     def _forward(self, graphs: Sequence[CrystalGraph], derivatives: bool) -> list[Evaluation | str]:
         import torch
 
-        from models.surrogates.chgnet_graph import assemble
+        from models.surrogates.chgnet_graph import assemble, elements
 
         with torch.set_grad_enabled(derivatives):
             batch = assemble(self._model, graphs, self.device)
@@ -278,11 +267,8 @@ class CHGNetSurrogate:
             else:
                 forces = np.zeros((sum(batch.n_atoms), 3))
                 stress = np.zeros((len(graphs), 3, 3))
-            numbers = [
-                SimpleNamespace(atomic_number=part)
-                for part in torch.split(batch.graph.atomic_numbers, batch.n_atoms)
-            ]
-            shift = self._model.composition_model(numbers)  # elemental part of the energy [eV/atom]
+            # elemental part of the energy [eV/atom]
+            shift = self._model.composition_model(elements(batch.graph.atomic_numbers, batch.n_atoms))
         energies = ((per_atom + shift).detach().double() * counts).cpu().numpy()
         answers: list[Evaluation | str] = []
         parts = np.split(forces, np.cumsum(batch.n_atoms)[:-1])
@@ -326,59 +312,9 @@ def element_energies() -> dict[str, float]:
     return {symbol: float(entry["energy_per_atom"]) for symbol, entry in json.loads(text)["elements"].items()}
 
 
-def geometry_of(structure: Structure) -> Geometry | str:
-    """Read a structure, or say why CHGNet cannot treat it."""
-    try:
-        numbers = np.asarray([site.specie.Z for site in structure], dtype=np.int64)
-        geometry = Geometry(
-            numbers, np.array(structure.frac_coords, dtype=float), np.array(structure.lattice.matrix)
-        )
-    except (AttributeError, TypeError, ValueError):
-        return "a site is partly or not occupied by an element"
-    return _complaint(geometry) or geometry
-
-
-def _complaint(geometry: Geometry) -> str | None:
-    """Say why CHGNet cannot treat a geometry; None where it can."""
-    if not len(geometry.numbers):
-        return "no atoms"
-    if geometry.numbers.max() > HEAVIEST:
-        return f"CHGNet knows no element beyond Pu; got atomic number {geometry.numbers.max()}"
-    unknown = sorted({UNTRAINED[number] for number in geometry.numbers.tolist() if number in UNTRAINED})
-    if unknown:
-        return f"CHGNet was not trained on {', '.join(unknown)}"
-    if not (np.isfinite(geometry.lattice).all() and np.isfinite(geometry.frac_coords).all()):
-        return "coordinates or lattice are not finite"
-    return "the lattice is flat" if geometry.volume < 1e-6 else None
-
-
-def failed(structure: Structure, spacegroup: int, n_steps: int, error: str) -> Relaxed:
-    """Return the outcome of a crystal that could not be relaxed."""
-    nan = float("nan")
-    return Relaxed(structure, nan, nan, False, n_steps, spacegroup, spacegroup, error)
-
-
-def _relaxed(structure: Structure, spacegroup_before: int, outcome: Outcome, symprec: float) -> Relaxed:
-    if outcome.error is not None:
-        return failed(structure, spacegroup_before, outcome.n_steps, outcome.error)
-    from pymatgen.core import Lattice
-    from pymatgen.core import Structure as Crystal
-
-    geometry = outcome.geometry
-    final = Crystal(
-        Lattice(geometry.lattice),
-        structure.species,
-        geometry.frac_coords,
-        to_unit_cell=True,
-        properties=dict(structure.properties),
-    )
-    after = spacegroup_number(geometry.lattice, geometry.frac_coords, geometry.numbers, symprec)
-    return Relaxed(
-        structure=final,
-        energy_per_atom=outcome.energy / len(geometry.numbers),
-        max_force=outcome.max_force,
-        converged=outcome.converged,
-        n_steps=outcome.n_steps,
-        spacegroup_before=spacegroup_before,
-        spacegroup_after=after,
-    )
+def digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return a short hash of weights: the same numbers have the same one."""
+    total = hashlib.sha256()
+    for name in sorted(weights):
+        total.update(name.encode() + weights[name].detach().cpu().numpy().tobytes())
+    return total.hexdigest()[:12]

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -201,6 +202,11 @@ def assemble(model: CHGNet, graphs: Sequence[CrystalGraph], device: torch.device
         volumes=volumes,
     )
     return Assembled(batched, cart, strain, volumes, n_atoms)
+
+
+def elements(numbers: Tensor, n_atoms: Sequence[int]) -> list[Any]:
+    """Return atomic numbers (n_atoms,) crystal by crystal, as CHGNet's composition model wants them."""
+    return [SimpleNamespace(atomic_number=part) for part in torch.split(numbers, list(n_atoms))]
 
 
 def _offsets(counts: Sequence[int]) -> np.ndarray:

@@ -32,7 +32,7 @@ from campaign.state import CampaignState, JobState, LabelState, Member, ModelSta
 FREE = {"gpu": 3, "cpu": 3, "dft": 2}
 
 
-def spec_with(*, needs_judges: bool = False, **blocks) -> Spec:
+def spec_with(*, needs_judges: bool = False, surrogates: tuple[str, ...] = (), **blocks) -> Spec:
     document = {
         "name": "plan",
         "chemistry": {"elements": ["Ca", "Si"], "n_elements": 2},
@@ -46,10 +46,11 @@ def spec_with(*, needs_judges: bool = False, **blocks) -> Spec:
         segments=(
             Segment((("geometry", {}),), False, "cpu"),
             Segment((("duplicates", {}),), True, "cpu"),
-            Segment((("relax", {}),), False, "gpu", needs_judges),
+            Segment((("relax", {}),), False, "gpu", needs_judges, needs_surrogate=bool(surrogates)),
         ),
         generators=("generator-0-g",),
         judges=("head-0-h",),
+        surrogates=surrogates,
     )
 
 

@@ -188,7 +188,8 @@ def test_a_relaxation_out_of_steps_goes_on_from_its_last_geometry(tmp_path: Path
     assert causes
     assert set(causes) == {"ionic_not_converged"}
     assert ticks(log) - cost < 4 * cost + 20
-    label_job = run_job_once(built["jobs"][1]["job"], result["docs"], str(tmp_path / "label"))
+    upstream = [*result["docs"], *result["data"]]  # its trajectory is large data
+    label_job = run_job_once(built["jobs"][1]["job"], upstream, str(tmp_path / "label"))
     assert label_job["docs"][0]["output"]["energy"] == pytest.approx(whole.energy, abs=1e-4)
 
 

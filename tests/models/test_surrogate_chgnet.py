@@ -16,7 +16,8 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from models.errors import DeviceError, ModelsError
 from models.relaxation import Evaluation, Geometry
-from models.surrogates.chgnet import UNTRAINED, CHGNetSurrogate, element_energies, geometry_of, load_quietly
+from models.surrogates.batched import as_geometry
+from models.surrogates.chgnet import UNTRAINED, CHGNetSurrogate, element_energies, load_quietly
 from models.surrogates.chgnet_graph import CrystalGraph, crystal_graph
 from models.testing import reference_crystals
 
@@ -62,7 +63,7 @@ def test_energy_forces_and_stress_are_chgnets_own(surrogate: CHGNetSurrogate) ->
     crystals = [shaken(crystal, seed) for seed, crystal in enumerate(textbook([0, 7, 11, 14, 19, 21, 25]))]
     crystals.append(crystals[4] * (1, 2, 1))
     expected = load_quietly("0.3.0").predict_structure(crystals, task="efs")
-    geometries = [geometry_of(crystal) for crystal in crystals]
+    geometries = [as_geometry(crystal) for crystal in crystals]
     assert all(isinstance(geometry, Geometry) for geometry in geometries)
     answers = surrogate.evaluate(geometries)  # type: ignore[arg-type]
     for crystal, own, answer in zip(crystals, expected, answers, strict=True):
@@ -75,7 +76,7 @@ def test_energy_forces_and_stress_are_chgnets_own(surrogate: CHGNetSurrogate) ->
 def test_graph_has_chgnets_bonds_and_angles() -> None:
     converter = load_quietly("0.3.0").graph_converter
     for crystal in textbook([2, 14, 22]):
-        geometry = geometry_of(crystal)
+        geometry = as_geometry(crystal)
         assert isinstance(geometry, Geometry)
         own, graph = converter(crystal), crystal_graph(geometry, 6.0, 3.0)
         assert len(graph.bonds) == len(own.atom_graph)
@@ -85,7 +86,7 @@ def test_graph_has_chgnets_bonds_and_angles() -> None:
 
 def test_stress_is_the_derivative_of_the_energy(surrogate: CHGNetSurrogate) -> None:
     crystal = shaken(textbook([21])[0], 0, scale=0.97)
-    geometry = geometry_of(crystal)
+    geometry = as_geometry(crystal)
     assert isinstance(geometry, Geometry)
     answer = surrogate.evaluate([geometry])[0]
     assert isinstance(answer, Evaluation)
@@ -107,7 +108,7 @@ def test_stress_is_the_derivative_of_the_energy(surrogate: CHGNetSurrogate) -> N
 
 
 def test_unwrapped_coordinates_are_the_same_crystal(surrogate: CHGNetSurrogate) -> None:
-    geometry = geometry_of(shaken(textbook([21])[0], 1))
+    geometry = as_geometry(shaken(textbook([21])[0], 1))
     assert isinstance(geometry, Geometry)
     moved = Geometry(
         geometry.numbers, geometry.frac_coords + np.array([[3], [-2], [0], [1], [7]]), geometry.lattice
