@@ -36,6 +36,11 @@ class ModelRole:
     """Folder that the first version is read from; None: it is fitted on the reference."""
 
 
+def learns_surrogate(config: CampaignConfig) -> bool:
+    """Return whether labels teach the surrogate."""
+    return config.learn.retrain and config.learn.surrogate.enabled
+
+
 def model_roles(config: CampaignConfig) -> dict[str, ModelRole]:
     """Return every model of a configuration by its key, generators first."""
     named = [
@@ -85,7 +90,7 @@ class OrderBook:
             case RunJob():
                 return tasks.run_job, self._job(action, state)
             case Train():
-                return tasks.train, self._train(action, state) | self._frames(action, state)
+                return tasks.train, self._with_frames(action, self._train(action, state))
         raise TypeError(f"no worker does {action!r}")
 
     def _sample(self, action: Sample, state: CampaignState) -> dict[str, Any]:
@@ -295,13 +300,13 @@ class OrderBook:
             "folder": str(self.folder.models / f"{action.model}-t{action.term:04d}"),
         }
 
-    def _frames(self, action: Train, state: CampaignState) -> dict[str, Any]:
-        """Return what the surrogate's training has beside other models'; nothing for those."""
-        if self.roles[action.model].role != "surrogate":
-            return {}
+    def _with_frames(self, action: Train, order: dict[str, Any]) -> dict[str, Any]:
+        """Return the order with what the surrogate's training has beside other models'."""
+        if order["role"] != "surrogate":
+            return order
         from campaign.surrogate_orders import surrogate_order
 
-        return surrogate_order(self.store, self.config, action.term, self._labelled(action.term, state))
+        return order | surrogate_order(self.store, self.config, action.term, order["labelled"])
 
     def _labelled(self, term: int, state: CampaignState) -> list[dict[str, Any]]:
         """Return the labels of the rounds before `term`, in order of choice; of those that climbed, the verdict."""

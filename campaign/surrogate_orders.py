@@ -21,7 +21,7 @@ def surrogate_order(
         store: The campaign's.
         config: Of the campaign.
         term: Of the version: it may learn from the labels of the rounds before.
-        labelled: These labels, oldest first.
+        labelled: Those that may be learned from, oldest first; see `campaign.training_task`.
     """
     learn = config.learn.surrogate
     due = term > 0 and term % learn.every == 0

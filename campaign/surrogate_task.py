@@ -48,7 +48,7 @@ def train_surrogate(task: Mapping[str, Any]) -> dict[str, Any]:
     """Train one version and judge it.
 
     Args:
-        task: `kind`, `options`, `parent` (checkpoint, None for the packaged weights), `parent_term`, `term`, `due`,
+        task: `kind`, `options`, `parent` (checkpoint, None for the packaged weights), `term`, `due`,
             `first`, `labelled` (as for other models, with `frames` of `campaign.frames`), `reference`, `exclude`,
             `min_labels`, `max_reference`, `gate_tolerance`, `holdout_fraction`, `split_seed`, `seed`, `folder`.
 
@@ -62,7 +62,7 @@ def train_surrogate(task: Mapping[str, Any]) -> dict[str, Any]:
         return _outcome(PACKAGED, promoted=True)
     if not task["due"]:
         return _outcome("not due in this term")
-    fresh = {one["id"] for one in task["labelled"] if one["round"] >= task["parent_term"]}
+    fresh = {one["id"] for one in task["labelled"] if one["fresh"]}
     if len(fresh) < task["min_labels"]:
         return _outcome(f"{len(fresh)} new labels, {task['min_labels']} wanted")
     parent, child = load_surrogate(task), load_surrogate(task)

@@ -32,6 +32,7 @@ def task_of(reference: ReferenceSet, place: Path, role: str, **changes: object) 
             {
                 "id": f"label{number}",
                 "round": number % 2,
+                "fresh": number % 2 == 1,
                 "structure": bent.as_dict(),
                 "e_above_hull": 0.3 + 0.01 * (number % 7),
             }
@@ -44,10 +45,10 @@ def task_of(reference: ReferenceSet, place: Path, role: str, **changes: object) 
         "kind": "wyckoff",
         "options": options,
         "parent": None,
-        "parent_term": 0,
         "reference": str(prepare_reference(reference, place / "reference")),
         "exclude": [],
         "labelled": labelled,
+        "quarantined": [],
         "conditions": {},
         "holdout_fraction": 0.3,
         "stable_ev_per_atom": 0.05,
@@ -67,7 +68,7 @@ def test_no_formula_is_learnt_and_held_out(reference: ReferenceSet, tmp_path: Pa
         return {one.structure.composition.reduced_formula for one in items}
 
     learnt = formulas(sets.train) | formulas(sets.labelled)
-    held_out = formulas(sets.held_out) | formulas(sets.labelled_held_out)
+    held_out = formulas(sets.held_out) | formulas(sets.every_held_out_label)
     assert learnt
     assert held_out
     assert not learnt & held_out
@@ -79,7 +80,7 @@ def test_versions_keep_how_well_they_are_calibrated(
 ) -> None:
     first = train_model(task_of(reference, tmp_path, role, labelled=[], folder=str(tmp_path / "first")))
     assert first["promoted"], first["verdict"]
-    task = task_of(reference, tmp_path, role, parent=first["checkpoint"], parent_term=1)
+    task = task_of(reference, tmp_path, role, parent=first["checkpoint"])
     sets = training_sets(task)
     found = train_model(task)
     json.dumps(found, allow_nan=False)
@@ -87,10 +88,10 @@ def test_versions_keep_how_well_they_are_calibrated(
     assert "mae" not in calibration
     assert "log_loss" not in calibration
     if role == "discriminator":
-        assert calibration["n"] == len(sets.labelled_held_out)
+        assert calibration["n"] == len(sets.every_held_out_label)
         assert {"calibration_error", "reliability", "temperature"} <= calibration.keys()
         return
-    held = [one.structure for one in sets.labelled_held_out]
+    held = [one.structure for one in sets.every_held_out_label]
     fresh = [one for one in sets.fresh if one.structure not in held]
     assert 0 < len(fresh) < len(sets.labelled)  # of the second round alone: the parent has learnt the first
     assert found["metrics_before"]["foreseen"]["n"] == len(fresh)
