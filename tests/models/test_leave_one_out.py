@@ -64,6 +64,7 @@ def test_the_known_crystals_have_the_formula_and_space_group_that_they_are_named
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_a_page_and_its_figures(data_dir: Path, tmp_path: Path) -> None:
     short = ["--limit", "200", "--genes", "20", "--relaxed-genes", "3", "--max-steps", "3", "--workers", "1"]
     output = tmp_path / "page"

@@ -145,6 +145,7 @@ def done_labels(run: RunFolder) -> int:
         return 0
 
 
+@pytest.mark.long
 def test_a_killed_campaign_goes_on_with_its_labels(tmp_path: Path) -> None:
     """VASP's processes end with their workers, and their half-written folders are tried again."""
     library = str(write_potcars(tmp_path / "potcars"))
