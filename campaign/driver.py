@@ -7,7 +7,10 @@ It keeps no truth of its own: everything in memory can be projected from the sto
 
 from __future__ import annotations
 
+import errno
+import os
 import queue
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
@@ -18,7 +21,7 @@ from campaign.actions import Action, BuildLabel, Finish, RunJob, Sample, Score, 
 from campaign.blocks import BlockBook
 from campaign.decisions import Decider
 from campaign.documents import now
-from campaign.errors import DocumentRefusedError
+from campaign.errors import DocumentRefusedError, StoreFullError
 from campaign.failures import MACHINE, counted, machine_cut, try_task_again
 from campaign.orders import OrderBook
 from campaign.parallel.pooling import Pools
@@ -32,6 +35,9 @@ from campaign.store import CampaignStore
 from campaign.substitutes import substitute_result
 from campaign.task_times import TaskTimes
 from campaign.usage import TASK_CORE_HOURS, budgets, lost_seconds, to_warn_of, total_usage
+
+LEAST_SPACE = 2**20
+"""With fewer free bytes a disk is full."""
 
 TICK_S = 0.5
 """How often stop requests, the lease and the clock are looked at while nothing comes back [s]."""
@@ -194,6 +200,7 @@ class Driver:
             else:
                 blocks = self.blocks.documents()
                 result["seconds"] = lost_seconds(action.pool or "", waited_s, blocks, time.time())
+        self._stop_without_space(result)
         self._count_task(action, result)
         if isinstance(action, RunJob):
             self._record_job(action, result)
@@ -202,6 +209,20 @@ class Driver:
         else:
             self._failed_task(action, result)
         self.times.ended(action, result)
+
+    def _stop_without_space(self, result: dict[str, Any]) -> None:
+        """End the driver when a task failed for want of space where the run lies: no fault of the task, nor the last.
+
+        Raises:
+            StoreFullError: It did. The store itself may still find room in its log.
+        """
+        said = str((result.get("failure") or {}).get("message", ""))
+        if os.strerror(errno.ENOSPC) in said and shutil.disk_usage(self.folder.path).free < LEAST_SPACE:
+            raise StoreFullError(
+                "no space left on the device",
+                value=str(self.folder.path),
+                cure="free space, then `campaign resume`",
+            )
 
     def _record_job(self, action: RunJob, result: dict[str, Any]) -> None:
         if result["ok"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -172,6 +173,12 @@ def test_status_and_stop_tell_that_a_driver_has_died(copied):
     assert not run.stop_file.exists()
 
 
+def children_seconds() -> float:
+    """Return what ended processes of this one have computed [s]: others may be busy on the machine meanwhile."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.slow
 def test_status_takes_less_than_a_second_with_10000_candidates(tmp_path: Path):
     from benchmarks.resume_time import fill
@@ -179,9 +186,9 @@ def test_status_takes_less_than_a_second_with_10000_candidates(tmp_path: Path):
     folder = fill(tmp_path / "bench", 10_000)
     seconds = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = children_seconds()
         ran = process("status", folder.path, "--json")
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(children_seconds() - begin)
         assert sum(json.loads(ran.out)["candidates"].values()) == 10_000
     assert min(seconds) < 1.0, seconds
 

@@ -41,7 +41,8 @@ def write_campaign(folder: Path, log: Path) -> Path:
             "calculator": "components:CountingLennardJones",
             # 0.1 s per evaluation: a label takes long enough to be hit by a kill
             "calculator_options": {"log": str(log), "sleep_s": 0.1},
-            "fmax_ev_per_ang": 0.5,
+            # a relaxation that was cut off goes on from its last geometry, and may end a little elsewhere
+            "fmax_ev_per_ang": 0.02,
         },
         "hull": "engine",
     }
@@ -94,9 +95,7 @@ def to_the_end(command: str, file: Path) -> None:
 
 def labels(run: RunFolder) -> dict[str, tuple]:
     with run.store() as store:
-        return {
-            row["candidate_id"]: (row["round"], round(row["e_above_hull"], 7)) for row in result_rows(store)
-        }
+        return {row["candidate_id"]: (row["round"], row["e_above_hull"]) for row in result_rows(store)}
 
 
 def executed(log: Path) -> dict[str, list[float]]:
@@ -132,7 +131,8 @@ def test_kill_and_resume(tmp_path, kills):
         process.wait()
     to_the_end("resume", file)
 
-    assert labels(run) == wanted, "same labels as the uninterrupted run"
+    same = {name: (index, pytest.approx(above, abs=2e-3)) for name, (index, above) in wanted.items()}
+    assert labels(run) == same, "same labels as the uninterrupted run"
     check_executions(run, executed(log), kills)
     assert leftovers(tmp_path) == []
 
