@@ -117,6 +117,7 @@ def test_vasps_own_files_are_kept(finished: tuple[RunFolder, Ran]) -> None:
     assert len(list(Path(run.work).rglob("OUTCAR.gz"))) == 2 * 5
 
 
+@pytest.mark.long
 def test_labels_on_the_hull_of_the_materials_project(tmp_path: Path) -> None:
     """Alloys are not corrected, so that every figure follows from three energies and the reference's one."""
     run, _ = launched(tmp_path, "materials_project", "mp")
