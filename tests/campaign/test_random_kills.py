@@ -261,20 +261,11 @@ def test_a_few_random_kills_change_nothing(killed: Callable[..., Killer]) -> Non
     killed(15)
 
 
-SOME = [
-    pytest.param(40, marks=pytest.mark.slow),
-    pytest.param(100, marks=[pytest.mark.slow, pytest.mark.long]),
-]
-"""In every run of the tests, and when there is time."""
+@pytest.mark.slow
+def test_random_kills_change_nothing(killed: Callable[..., Killer]) -> None:
+    killed(140)
 
 
-@pytest.mark.parametrize("kills", SOME)
-def test_random_kills_change_nothing(killed: Callable[..., Killer], kills: int) -> None:
-    killed(kills)
-
-
-@pytest.mark.parametrize("kills", SOME)
-def test_random_kills_change_nothing_on_mongodb(
-    killed: Callable[..., Killer], mongod: MongoServer, kills: int
-) -> None:
-    killed(kills, mongod.uri)
+@pytest.mark.slow
+def test_random_kills_change_nothing_on_mongodb(killed: Callable[..., Killer], mongod: MongoServer) -> None:
+    killed(60, mongod.uri)
