@@ -229,9 +229,8 @@ class Driver:
             try:
                 self.state = self.recorder.job_done(action, result, self.state)
                 return
-            except (
-                DocumentRefusedError
-            ) as error:  # this result's fault: it stays in its folder, and others go on
+            except DocumentRefusedError as error:
+                # This result's fault: it stays in its folder, and others go on.
                 failure = {"cause": "unknown", "message": error.one_line(), "detail": ""}
                 result = {**result, "ok": False, "failure": failure}
         self.state = self.recorder.job_failed(action, result, self.decider.config.labels, self.state)

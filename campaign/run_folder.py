@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -26,8 +25,9 @@ from typing import Any
 import yaml
 
 from campaign.config import CampaignConfig, config_document, load_config, parse_config
-from campaign.errors import ConfigError, RunNotFoundError, StoreFullError, StoreUnreachableError
+from campaign.errors import ConfigError, RunNotFoundError
 from campaign.storage.credentials import database_in
+from campaign.storage.whole_files import told, write_whole
 from campaign.store import CampaignStore, StoreConfig
 
 FIRST_LINE = "# As launched, with every default. Edit your own file instead."
@@ -226,27 +226,10 @@ def write_atomic(path: Path, text: str) -> None:
         StoreFullError: No space is left on the device.
         StoreUnreachableError: There is no such folder, or no permission.
     """
-    special = path.exists() and not path.is_file() and not path.is_dir()
-    path = path if special else path.resolve()  # a link is followed, not replaced
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if special:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        try:
             path.write_text(text, encoding="utf-8")
-            return
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StoreFullError(
-                "no space left on the device", value=str(path), cure="free space, then `campaign resume`"
-            ) from None
-        raise StoreUnreachableError(
-            f"cannot write the file ({error.strerror})",
-            value=str(path),
-            cure="check its folder and the permissions",
-        ) from None
+        except OSError as error:
+            raise told(error, path) from None
+        return
+    write_whole(path.resolve(), text.encode())  # a link is followed, not replaced

@@ -28,9 +28,8 @@ def request_stop(run: Path, *, now: bool) -> str:
             campaign, driver = store.get("campaigns", name) or {}, holder(store, name)
     except StoreAwayError as error:
         _leave(folder, now=now)
-        told = _end_batch_jobs(
-            folder, running=False
-        )  # one that runs sees the request, or that the chain has ended
+        # A job that runs sees the request, or that the chain has ended.
+        told = _end_batch_jobs(folder, running=False)
         done = "leaves at once" if now else "drains once the server is back (--now: leaves at once)"
         return (
             f"{error.what} ({error.value}), so whether a driver of {name} is at work cannot be known: "

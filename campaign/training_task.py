@@ -12,15 +12,18 @@ import random
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from pymatgen.core import Structure
 
     from campaign.gating import Verdict
     from campaign.references.entries import ReferenceEntry, ReferenceSet
+    from campaign.references.hull import ReferenceHull
     from models.data import LabelledStructure
 
 GATE_METRIC = {"head": "mae", "discriminator": "log_loss"}
@@ -107,72 +110,88 @@ def training_sets(task: Mapping[str, Any]) -> Sets:
     from campaign.references.catalogue import load_prepared
     from campaign.references.hull import hull_of
     from models.data import LabelledStructure
-    from models.splitting import split_by_composition
+    from models.splitting import split_by_key
 
     reference = load_prepared(Path(task["reference"]), task["exclude"])
-    hull = hull_of(reference)
-    known = [
-        LabelledStructure(structure, _properties(energy, above, task["stable_ev_per_atom"]))
-        for structure, energy, above in _reference_rows(reference, hull, task)
-    ]
+    hull, limit = hull_of(reference), task["stable_ev_per_atom"]
+    if task["role"] == "generator":
+        known, formulas = _known(reference, generator=True, most=None, seed=0, limit=limit)
+    else:
+        known, formulas = _known_to_judges(reference, task["max_reference"], task["split_seed"], limit)
     labelled, ids = [], []
     for one in task["labelled"]:
         structure = Structure.from_dict(one["structure"])
         above = float(one["e_above_hull"])
         energy = hull.hull_energy_per_atom(structure.composition) + above
-        properties = _properties(energy, above, task["stable_ev_per_atom"])
-        labelled.append(LabelledStructure(structure, properties, campaign=True))
+        labelled.append(LabelledStructure(structure, _properties(energy, above, limit), campaign=True))
         ids.append(one["id"])
-    _, held = split_by_composition([*known, *labelled], task["holdout_fraction"], task["split_seed"])
-    held_formulas = {one.structure.composition.reduced_formula for one in held}
-
-    def is_held(one: LabelledStructure) -> bool:
-        return one.structure.composition.reduced_formula in held_formulas
-
+    named = [one.structure.composition.reduced_formula for one in labelled]
+    every = [*formulas, *named]
+    held = set(split_by_key(every, every, task["holdout_fraction"], task["split_seed"])[1])
     fresh = [one["fresh"] for one in task["labelled"]]
-    held_out = [(one, new) for one, new in zip(labelled, fresh, strict=True) if is_held(one)]
+    own = list(zip(labelled, ids, named, fresh, strict=True))
+    reference_rows = list(zip(known, formulas, strict=True))
     return Sets(
-        train=[one for one in known if not is_held(one)],
-        held_out=[one for one in known if is_held(one)],
-        labelled=[one for one in labelled if not is_held(one)],
-        labelled_held_out=[one for one, new in held_out if not new],
-        fresh_held_out=[one for one, new in held_out if new],
-        labelled_ids=[name for name, one in zip(ids, labelled, strict=True) if not is_held(one)],
-        fresh=[one for one, new in zip(labelled, fresh, strict=True) if new],
+        train=[one for one, formula in reference_rows if formula not in held],
+        held_out=[one for one, formula in reference_rows if formula in held],
+        labelled=[one for one, _, formula, _ in own if formula not in held],
+        labelled_held_out=[one for one, _, formula, new in own if formula in held and not new],
+        fresh_held_out=[one for one, _, formula, new in own if formula in held and new],
+        labelled_ids=[name for _, name, formula, _ in own if formula not in held],
+        fresh=[one for one, _, _, new in own if new],
     )
 
 
-def _reference_rows(
-    reference: ReferenceSet, hull: Any, task: Mapping[str, Any]
-) -> list[tuple[Any, float | None, float | None]]:
-    """Return (structure, formation energy, e_above_hull) of the reference crystals, at most `max_reference`.
+@lru_cache(maxsize=1)
+def _known_to_judges(
+    reference: ReferenceSet, most: int, seed: int, limit: float
+) -> tuple[list[LabelledStructure], list[str]]:
+    """Return what heads and discriminators learn from; kept, as they learn anew from it in every round."""
+    return _known(reference, generator=False, most=most, seed=seed, limit=limit)
 
-    A generator learns from every crystal; heads and discriminators from those with an energy.
+
+def _known(
+    reference: ReferenceSet, *, generator: bool, most: int | None, seed: int, limit: float
+) -> tuple[list[LabelledStructure], list[str]]:
+    """Return the reference crystals that a model learns from, and their reduced formulas.
+
+    Args:
+        reference: All that is known.
+        generator: A generator learns from every crystal; heads and discriminators from those with an energy.
+        most: Largest number, drawn with the seed; None: all.
+        seed: Decides which ones are drawn.
+        limit: A crystal is stable when its e_above_hull is at most this [eV/atom].
     """
-    from campaign.errors import ReferenceDataError
+    from campaign.references.hull import hull_of
+    from models.data import LabelledStructure
 
     def usable(entry: ReferenceEntry) -> bool:
-        return entry.raw is not None and (
-            task["role"] == "generator" or entry.formation_energy_per_atom is not None
-        )
+        return entry.raw is not None and (generator or entry.formation_energy_per_atom is not None)
 
-    entries = [entry for entry in reference if usable(entry)]
-    most = task["max_reference"]
-    if task["role"] != "generator" and len(entries) > most:
-        places = sorted(random.Random(task["split_seed"]).sample(range(len(entries)), most))
+    entries, hull = [entry for entry in reference if usable(entry)], hull_of(reference)
+    if most is not None and len(entries) > most:
+        places = sorted(random.Random(seed).sample(range(len(entries)), most))
         entries = [entries[place] for place in places]
-    rows: list[tuple[Any, float | None, float | None]] = []
+    found, formulas = [], []
     for entry in entries:
-        structure, energy, above = entry.structure, entry.formation_energy_per_atom, entry.e_above_hull
-        if structure is None:
-            continue
-        if above is None and energy is not None:
-            try:
-                above = hull.e_above_hull(structure.composition, energy)
-            except ReferenceDataError:
-                above = None  # an element of this crystal has no entry: its stability is unknown
-        rows.append((structure, energy, above))
-    return rows
+        structure = entry.structure
+        if structure is not None:
+            energy, above = entry.formation_energy_per_atom, _above(entry, structure, hull)
+            found.append(LabelledStructure(structure, _properties(energy, above, limit)))
+            formulas.append(structure.composition.reduced_formula)
+    return found, formulas
+
+
+def _above(entry: ReferenceEntry, structure: Structure, hull: ReferenceHull) -> float | None:
+    """Return a reference crystal's e_above_hull [eV/atom], given or worked out; None where it is not known."""
+    from campaign.errors import ReferenceDataError
+
+    if entry.e_above_hull is not None or entry.formation_energy_per_atom is None:
+        return entry.e_above_hull
+    try:
+        return hull.e_above_hull(structure.composition, entry.formation_energy_per_atom)
+    except ReferenceDataError:
+        return None  # an element of this crystal has no entry: its stability is unknown
 
 
 def _properties(energy: float | None, above: float | None, limit: float) -> dict[str, float | None]:
@@ -202,6 +221,7 @@ def _first_fit(task: Mapping[str, Any], sets: Sets) -> dict[str, Any]:
 
 def _given_version(task: Mapping[str, Any]) -> dict[str, Any]:
     """Take a checkpoint that the user gave as the first version."""
+    from campaign.gating import Verdict
     from models.checkpoint import folder_sha256
 
     given = Path(task["given"])

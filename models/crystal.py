@@ -160,14 +160,20 @@ def _problem(structure: Structure) -> str:
         return "has no atoms"
     if not structure.is_ordered:
         return f"({structure.composition.reduced_formula}) has partially occupied sites"
-    formula = structure.composition.reduced_formula
+    problem = _numerical_problem(structure)
+    # The formula is worked out for those that have a problem alone: it costs more than all the checks.
+    return f"({structure.composition.reduced_formula}) {problem}" if problem else ""
+
+
+def _numerical_problem(structure: Structure) -> str:
+    """Return what is wrong with the numbers of an ordered structure that has atoms, or an empty text."""
     lattice = np.asarray(structure.lattice.matrix, dtype=float)
     if not (np.isfinite(lattice).all() and np.isfinite(structure.frac_coords).all()):
-        return f"({formula}) has coordinates or lattice vectors that are not finite"
-    numbers = np.asarray([getattr(site.specie, "Z", 0) for site in structure])
-    if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
-        return f"({formula}) has sites that are no elements"
+        return "has coordinates or lattice vectors that are not finite"
+    numbers = [getattr(site.specie, "Z", 0) for site in structure]
+    if min(numbers) < 1 or max(numbers) > MAX_ATOMIC_NUMBER:
+        return "has sites that are no elements"
     per_atom = abs(float(np.linalg.det(lattice))) / len(structure)
     if per_atom < MIN_VOLUME_PER_ATOM_ANG3:
-        return f"({formula}) is collapsed to {per_atom:.3g} Å³ per atom, below {MIN_VOLUME_PER_ATOM_ANG3}"
+        return f"is collapsed to {per_atom:.3g} Å³ per atom, below {MIN_VOLUME_PER_ATOM_ANG3}"
     return ""

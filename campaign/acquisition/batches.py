@@ -40,15 +40,17 @@ class LocalPenalisation:
 
     González, Dai, Hennig and Lawrence, Batch Bayesian Optimization via Local Penalization, AISTATS 2016, equation 5:
     φ(x) = erfc(-z) / 2 with z = (L |x - x'| - M + μ(x')) / sqrt(2 σ²(x')), for a maximum M and a Lipschitz constant L;
-    here of -e_above_hull, M being the best mean of all points. Gains are multiplied by φ. The paper takes L from the
+    here of -e_above_hull, M being the best mean of all points, but no better than the threshold of stability: many
+    stable crystals are looked for and not the lowest of all, and a single crystal whose energy is believed to be absurd
+    would otherwise make every ball as large as the chemistry. Gains are multiplied by φ. The paper takes L from the
     gradient of the mean; but a mean hardly changes where the models know little, which would make balls as large as the
     whole chemistry. So L is that of what is not known yet: a random function of standard deviation σ and the kernel's
     length has gradients of standard deviation σ / length.
     """
 
-    def __init__(self, points: Array, mean: Array, std: Array) -> None:
+    def __init__(self, points: Array, mean: Array, std: Array, stable_ev_per_atom: float) -> None:
         self._points, self._mean, self._std = points, mean, std
-        self._best = float(mean.min(initial=np.inf))
+        self._best = max(float(mean.min(initial=np.inf)), stable_ev_per_atom)
         self._slope = STEEP * float(np.median(std)) / LENGTH
         self.log_weight = np.zeros(len(points))
 
@@ -65,7 +67,7 @@ class Determinantal:
     kernel's Cholesky factor grows by one column per chosen point, and d² is what is left of a candidate's variance.
     """
 
-    def __init__(self, points: Array, mean: Array, std: Array) -> None:  # noqa: ARG002
+    def __init__(self, points: Array, mean: Array, std: Array, stable_ev_per_atom: float) -> None:  # noqa: ARG002
         self._points = points
         self._factor = np.zeros((len(points), 0))
         self._left = np.ones(len(points))
@@ -80,7 +82,7 @@ class Determinantal:
         self.log_weight = np.log(self._left)
 
 
-SPREADS: dict[str, Callable[[Array, Array, Array], Spread]] = {
+SPREADS: dict[str, Callable[[Array, Array, Array, float], Spread]] = {
     "local_penalisation": LocalPenalisation,
     "determinantal": Determinantal,
 }
@@ -97,7 +99,7 @@ def choose(
         config: Diversity and its strength.
         pending: Candidates whose labels the choice may not know.
     """
-    spread = _spread(ranking.candidates, pending, config)
+    spread = _spread(ranking, pending, config)
     open_ = np.ones(len(ranking.scores), dtype=bool)
     taken: Counter[str] = Counter()
     chosen: list[str] = []
@@ -145,8 +147,9 @@ def explore(
     return found
 
 
-def _spread(candidates: Candidates, pending: Candidates | None, config: AcquisitionConfig) -> Spread | None:
+def _spread(ranking: Ranking, pending: Candidates | None, config: AcquisitionConfig) -> Spread | None:
     """Return what keeps a batch apart, told of all pending points; None where nothing does."""
+    candidates = ranking.candidates
     if config.diversity == "none" or config.diversity_strength == 0 or not candidates.ids:
         return None
     groups: Sequence[Candidates] = [candidates] if pending is None else [candidates, pending]
@@ -154,6 +157,7 @@ def _spread(candidates: Candidates, pending: Candidates | None, config: Acquisit
         np.concatenate([one.features for one in groups]),
         np.concatenate([one.mean for one in groups]),
         np.concatenate([one.std for one in groups]),
+        ranking.stable_ev_per_atom,
     )
     for row in range(len(candidates.ids), sum(len(one.ids) for one in groups)):
         spread.add(row)

@@ -44,7 +44,7 @@ class AcquisitionConfig(Block):
         "random",
         "oracle",
     ] = Field(
-        "ucb",
+        "probability_of_stability",
         description="greedy: lowest mean; ucb: mean minus kappa standard deviations; expected_improvement: energy "
         "expected below labels.stable_ev_per_atom; probability_of_stability: chance to lie there, pooled with the "
         "discriminator's; thompson: a random draw from the belief; random: the control; oracle: by the truth in "

@@ -31,6 +31,8 @@ class Ranking:
     """(n,) higher is better."""
     log_gain: Array
     """(n,) the score as the logarithm of something positive, for what multiplies scores (see `_log_gain`)."""
+    stable_ev_per_atom: float
+    """A label counts as stable when its e_above_hull is at most this [eV/atom]."""
 
     def updates(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what to write to each candidate's document: its score, and what was believed of it [eV/atom]."""
@@ -102,7 +104,8 @@ def rank(candidates: Candidates, config: AcquisitionConfig, context: ChoiceConte
     scores = np.maximum(scores, WORST)
     order = np.argsort(-scores, kind="stable")  # candidates lie in the order of their ids
     ranked = able.take(order)
-    return Ranking(ranked, scores[order], _log_gain(scores[order], ranked, config))
+    gain = _log_gain(scores[order], ranked, config)
+    return Ranking(ranked, scores[order], gain, context.stable_ev_per_atom)
 
 
 def _log_gain(scores: Array, candidates: Candidates, config: AcquisitionConfig) -> Array:

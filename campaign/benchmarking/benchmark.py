@@ -76,6 +76,7 @@ def prepare(config: BenchmarkConfig, folder: Path, workers: int) -> Prepared:
     Raises:
         CampaignError: Something the user has to cure.
     """
+    _check_first(config)
     place = folder / "prepared"
     reference = _reference(config, place)
     pool: Path | None = None
@@ -88,8 +89,6 @@ def prepare(config: BenchmarkConfig, folder: Path, workers: int) -> Prepared:
     predictions = config.predictions if isinstance(config.predictions, Path) else None
     if pool is not None:
         screen_pool(pool, reference, configs.values(), workers, predictions)
-    else:
-        _refuse_leaks(configs)
     models, prepared = place / "models", {}
     for seed in config.seeds:
         of = seed if config.train_each else config.training_seed
@@ -141,6 +140,21 @@ def _reference(config: BenchmarkConfig, place: Path) -> Path:
     elements = tuple((campaign.get("chemistry") or {}).get("elements") or ())
     found = read_reference(named.crystals, base_dir=place, elements=elements, hull_sources=named.hull)
     return prepare_reference(found, place / "reference")
+
+
+def _check_first(config: BenchmarkConfig) -> None:
+    """Refuse what is wrong in the file before minutes are spent on pool and models."""
+    from campaign.components import check_components
+
+    known: dict[str, Any] | None = None
+    if config.pool is not None:  # not prepared yet: any chemistry will do to look at the rest
+        chemistry = {"elements": ["Ca", "Mg", "Si"], "n_elements": [1, 3], "max_atoms": 8}
+        known = {"size": 1, "file": config.pool.file, "chemistry": chemistry}
+    configs = {name: checked(one, name) for name, one in variant_documents(config, known).items()}
+    for one in configs.values():
+        check_components(one)
+    if config.pool is None:
+        _refuse_leaks(configs)
 
 
 def _refuse_leaks(configs: dict[str, CampaignConfig]) -> None:

@@ -9,17 +9,15 @@ changes nothing, and a reader sees the old document with the old file or the new
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from campaign.errors import StoreError, StoreFullError, StoreUnreachableError
+from campaign.errors import StoreError
 from campaign.storage.plain import decode, encode
+from campaign.storage.whole_files import told, write_whole
 
 BULK: Mapping[str, str] = {"flows": "jobs", "jobs": "output", "data": "data"}
 """Collection -> the field that may be put into a file."""
@@ -49,7 +47,8 @@ class LargeFiles:
             return document
         content = encode({field: document[field]}).encode()
         checksum = hashlib.sha256(content).hexdigest()
-        self._write(self._path(checksum), content)
+        self._make_folder()
+        write_whole(self._path(checksum), content)
         return {**document, field: {MARK: {"sha256": checksum, "bytes": len(content)}}}
 
     def bring_back(self, collection: str, document: dict[str, Any]) -> dict[str, Any]:
@@ -60,10 +59,16 @@ class LargeFiles:
         """
         field = BULK.get(collection, "")
         bulk = document.get(field)
-        told = bulk[MARK] if isinstance(bulk, dict) and set(bulk) == {MARK} else None
-        if not isinstance(told, dict) or set(told) != {"sha256", "bytes"}:
+        marked = bulk[MARK] if isinstance(bulk, dict) and set(bulk) == {MARK} else None
+        if not isinstance(marked, dict) or set(marked) != {"sha256", "bytes"}:
             return document
-        return {**document, field: decode(self._read(told["sha256"]))[field]}
+        return {**document, field: decode(self._read(marked["sha256"]))[field]}
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise told(error, self.folder) from None
 
     def _path(self, checksum: str) -> Path:
         return self.folder / f"{checksum}.json"
@@ -80,33 +85,3 @@ class LargeFiles:
             f"the file of a large object {why}", value=str(path), allowed=f"sha256 {checksum}",
             cure="put it back from a copy of the run's folder",
         )  # fmt: skip
-
-    def _write(self, path: Path, content: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with temporary.open("wb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            temporary.replace(path)
-            _sync(self.folder)  # the rename itself
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise StoreFullError(
-                    "no space left on the device", value=str(path), cure="free space, then `campaign resume`"
-                ) from None
-            raise StoreUnreachableError(
-                f"cannot write the file of a large object ({error.strerror})", value=str(path),
-                cure="check its folder and the permissions",
-            ) from None  # fmt: skip
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

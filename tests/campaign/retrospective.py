@@ -65,6 +65,7 @@ def benchmark_document(**changes: Any) -> dict[str, Any]:
             },
         },
         "truth": "pool",
+        "training_seed": 5,  # holds two of the reference's formulas out: with fewer the gate cannot judge
         "pool": {"file": "pool.parquet"},
         "labels": 12,
         "labels_per_round": 3,

@@ -123,16 +123,26 @@ def test_a_batch_sees_itself_and_the_stronger_the_more(diversity):
     assert chosen(found, 2, **options, diversity_strength=5.0) == ["a0", "b"]
 
 
+@pytest.mark.parametrize("policy", ["greedy", "ucb", "probability_of_stability"])
+def test_one_absurd_belief_does_not_choose_the_whole_batch(policy):
+    """A crystal believed to lie 4 eV/atom below the hull says nothing against the other good ones."""
+    found = [document("absurd", -4.0, formula="Mg2Si", spacegroup=1)]
+    found += [document(f"good{n}", -0.01 * n, n_atoms=2 + n, spacegroup=20 * n + 1) for n in range(5)]
+    found += [document(f"bad{n}", 0.4 + 0.1 * n, formula="CaMg2", n_atoms=2 * n) for n in range(1, 9)]
+    ids = chosen(found, 6, policy=policy, diversity="local_penalisation", max_per_formula=9)
+    assert sum(name.startswith("good") for name in ids) == 5
+
+
 def test_local_penalisation_is_the_published_factor():
     """A point believed to be best by `gap`: beside it half of the belief is left, far away all of it."""
     points = np.array([[0.0], [0.1], [0.2], [5.0]])
     mean, std = np.array([0.0, 0.1, 0.2, 0.3]), np.full(4, 0.05)
-    penalty = LocalPenalisation(points, mean, std)
+    penalty = LocalPenalisation(points, mean, std, 0.0)
     penalty.add(0)
     assert np.exp(penalty.log_weight[0]) == pytest.approx(0.5)
     assert np.exp(penalty.log_weight[3]) == pytest.approx(1.0)
     assert (np.diff(penalty.log_weight) >= 0).all()
-    worse = LocalPenalisation(points, mean, std)
+    worse = LocalPenalisation(points, mean, std, 0.0)
     worse.add(3)
     assert np.exp(worse.log_weight[3]) < 1e-6, "a ball as large as its mean lies above the best"
 
@@ -142,7 +152,7 @@ def test_the_greedy_determinant_is_the_determinant():
     found = [document(f"{n}", 0.1, formula=FORMULAS[n % 6], spacegroup=7 * n + 1) for n in range(8)]
     points = features(found, ELEMENTS)
     whole = np.column_stack([kernel(points, row) for row in range(8)])
-    greedy, rows, determinant = Determinantal(points, np.zeros(8), np.ones(8)), [], 1.0
+    greedy, rows, determinant = Determinantal(points, np.zeros(8), np.ones(8), 0.0), [], 1.0
     for row in (3, 0, 6, 1, 5):
         determinant *= np.exp(greedy.log_weight[row])
         greedy.add(row)

@@ -255,6 +255,7 @@ def test_the_command_line_runs_a_benchmark_in_processes_of_its_own(tmp_path: Pat
             "labels.engine, which the benchmark decides itself",
         ),
         ({"policies": {"random": {"acquisition.polcy": "random"}}}, "did you mean 'policy'"),
+        ({"policies": {"random": {"learn.heads": [{"kind": "wickoff"}]}}}, "'wickoff'"),
         ({"pool": {"file": "pool.parquet", "column": "energy"}}, "no such column"),
         ({"pool": {"file": "elsewhere.parquet"}}, "does not exist"),
         ({"truth": "surrogate"}, "truth: surrogate has none"),
@@ -263,6 +264,7 @@ def test_the_command_line_runs_a_benchmark_in_processes_of_its_own(tmp_path: Pat
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     assert words in campaign("benchmark", write_benchmark(tmp_path, **changes)).error
+    assert not (tmp_path / "small" / "prepared" / "models").exists()  # told before anything is trained
 
 
 def test_the_template_is_valid_once_its_files_are_there(tmp_path: Path) -> None:

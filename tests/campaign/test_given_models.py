@@ -123,7 +123,7 @@ def ranking(n: int) -> Ranking:
     formulas = tuple(f"F{place // 4}" for place in range(n))
     ones = np.ones(n)
     found = Candidates(ids, formulas, -scores, ones, nothing, nothing, np.zeros((n, 1)), ones, {})
-    return Ranking(found, scores, scores)
+    return Ranking(found, scores, scores, 0.0)
 
 
 def test_explored_candidates_are_others_than_the_chosen_ones_and_follow_from_the_seed() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_driver import Died, labels_of, quiet, small_campaign
 
@@ -38,6 +38,8 @@ def test_shares_are_a_whole_and_nobody_falls_below_the_floor(yielded, floor):
 @settings(deadline=None)
 @given(yields, yields, st.integers(1, 5))
 def test_a_generator_that_finds_more_gets_more(one, other, more):
+    # One that was hardly asked is believed to be like all generators, so that it gains with the other.
+    assume(other.asked >= 10)
     before = adapted([one, other], 0)[0]
     richer = Yielded(one.asked + more, one.stable + more)
     assert adapted([richer, other], 0)[0] >= before - 1e-3
