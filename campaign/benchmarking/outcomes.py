@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ def read_outcome(store: CampaignStore, name: str, reference: ReferenceSet) -> di
 
     Returns:
         `labels` [{candidate, formula, round, e_above_hull, stable, sun}], `promoted` and `refused` (versions of models
-        after the first), `seconds` by kind of task.
+        after the first), `first_use_seconds` (from the end of each such version's training to the first candidates
+        that it judged), `seconds` by kind of task.
     """
     found = store.query(
         "labels",
@@ -48,14 +50,20 @@ def read_outcome(store: CampaignStore, name: str, reference: ReferenceSet) -> di
         }
         for one in rows
     ]
-    models = list(store.query("models", {"term": {"$gt": 0}}, fields=["state"]))
+    models = list(store.query("models", {"term": {"$gt": 0}}, fields=["state", "trained", "first_used"]))
     usage: Mapping[str, float] = (store.get("campaigns", name) or {}).get("usage") or {}
     return {
         "labels": labels,
         "promoted": sum(one["state"] == "promoted" for one in models),
         "refused": sum(one["state"] != "promoted" for one in models),
+        "first_use_seconds": [round(_first_use(one), 3) for one in models if one.get("first_used")],
         "seconds": {kind: round(usage.get(f"{kind}_seconds", 0.0), 2) for kind in TIMES},
     }
+
+
+def _first_use(model: Mapping[str, Any]) -> float:
+    trained, used = (datetime.fromisoformat(model[key]) for key in ("trained", "first_used"))
+    return (used - trained).total_seconds()
 
 
 def _structures(store: CampaignStore, names: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:

@@ -92,7 +92,9 @@ class Findings:
                 for name, found in self.stable.items()
             },
             "seconds": [
-                {"variant": one["variant"], "seed": one["seed"], **one["seconds"]} for one in self.outcomes
+                {"variant": one["variant"], "seed": one["seed"], **one["seconds"]}
+                | {"first_use": one["first_use_seconds"]}
+                for one in self.outcomes
             ],
         }
 
@@ -155,6 +157,9 @@ def _page(findings: Findings) -> list[str]:
         "## Seconds of a campaign",
         "",
         *_table(_seconds(findings)),
+        "",
+        "Medians over seeds. Trained to first use: from the end of a version's training to the first candidates that "
+        "it has judged, over all versions that were used.",
     ]
 
 
@@ -184,12 +189,13 @@ def _seconds(findings: Findings) -> list[list[str]]:
     """Return the median seconds of each variant's campaigns by kind of task."""
     outcomes = findings.outcomes
     kinds = list(outcomes[0]["seconds"]) if outcomes else []
-    rows = [["variant", *kinds, "versions promoted", "refused"]]
+    rows = [["variant", *kinds, "versions promoted", "refused", "trained to first use"]]
     for name in findings.config.policies:
         own = [one for one in outcomes if one["variant"] == name]
         medians = [f"{statistics.median(one['seconds'][kind] for one in own):.1f}" for kind in kinds]
         counts = [f"{statistics.mean(one[key] for one in own):.1f}" for key in ("promoted", "refused")]
-        rows.append([name, *medians, *counts])
+        waits = [wait for one in own for wait in one["first_use_seconds"]]
+        rows.append([name, *medians, *counts, f"{statistics.median(waits):.2f}" if waits else "–"])
     return rows
 
 
