@@ -89,14 +89,17 @@ def prepare(config: BenchmarkConfig, folder: Path, workers: int) -> Prepared:
     predictions = config.predictions if isinstance(config.predictions, Path) else None
     if pool is not None:
         screen_pool(pool, reference, configs.values(), workers, predictions)
-    models, prepared = place / "models", {}
-    for seed in config.seeds:
-        of = seed if config.train_each else config.training_seed
-        trained = pretrain(configs, reference, models, seed=of, workers=workers)
-        prepared[seed] = {
-            name: with_checkpoints(document, configs[name], trained[name])
+    training = {seed: seed if config.train_each else config.training_seed for seed in config.seeds}
+    trained = pretrain(
+        configs, reference, place / "models", seeds=sorted(set(training.values())), workers=workers
+    )
+    prepared = {
+        seed: {
+            name: with_checkpoints(document, configs[name], trained[of][name])
             for name, document in documents.items()
         }
+        for seed, of in training.items()
+    }
     return Prepared(reference, pool, predictions, prepared)
 
 

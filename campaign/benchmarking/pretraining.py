@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +22,47 @@ from campaign.store import CampaignStore, StoreConfig
 
 
 def pretrain(
-    configs: Mapping[str, CampaignConfig], reference: Path, folder: Path, *, seed: int, workers: int
-) -> dict[str, dict[str, Path]]:
-    """Train the first version of every model that campaigns name, unless that was done.
+    configs: Mapping[str, CampaignConfig],
+    reference: Path,
+    folder: Path,
+    *,
+    seeds: Collection[int],
+    workers: int,
+) -> dict[int, dict[str, dict[str, Path]]]:
+    """Train the first version of every model that campaigns name with each seed, unless that was done.
 
     Args:
         configs: Variant -> its configuration.
         reference: The prepared reference.
         folder: Where checkpoints lie.
-        seed: Of the training and of the split of the reference, if a variant names none.
+        seeds: Of the training and of the split of the reference, if a variant names none.
         workers: Processes.
 
     Returns:
-        Variant -> model key -> checkpoint. Models that the user gave a checkpoint, and those that found nothing to
-        learn from, are not among them.
+        Seed -> variant -> model key -> checkpoint. Models that the user gave a checkpoint, and those that found nothing
+        to learn from, are not among them.
 
     Raises:
         ComponentError: A training failed.
     """
     orders: dict[str, dict[str, Any]] = {}
-    places: dict[str, dict[str, Path]] = {}
-    for name, config in configs.items():
-        places[name] = {}
-        for key, role in model_roles(config).items():
-            if role.checkpoint is None:
-                order = _order(config, role, reference, folder, seed)
-                orders[str(order["folder"])] = order
-                places[name][key] = Path(order["folder"])
+    places: dict[int, dict[str, dict[str, Path]]] = {}
+    for seed in seeds:
+        places[seed] = {name: {} for name in configs}
+        for name, config in configs.items():
+            for key, role in model_roles(config).items():
+                if role.checkpoint is None:
+                    order = _order(config, role, reference, folder, seed)
+                    orders[str(order["folder"])] = order
+                    places[seed][name][key] = Path(order["folder"])
     missing = [order for place, order in orders.items() if not _verdict(Path(place)).is_file()]
     for order, problem in zip(missing, mapped(_train, missing, workers), strict=True):
         if problem:
             raise ComponentError(f"the training of {order['role']} {order['kind']} failed ({problem})")
-    return {name: {key: one for key, one in found.items() if one.is_dir()} for name, found in places.items()}
+    return {
+        seed: {name: {key: one for key, one in found.items() if one.is_dir()} for name, found in of.items()}
+        for seed, of in places.items()
+    }
 
 
 def with_checkpoints(

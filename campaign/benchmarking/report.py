@@ -93,7 +93,7 @@ class Findings:
             },
             "seconds": [
                 {"variant": one["variant"], "seed": one["seed"], **one["seconds"]}
-                | {"first_use": one["first_use_seconds"]}
+                | {"first_use": one.get("first_use_seconds", [])}
                 for one in self.outcomes
             ],
         }
@@ -194,7 +194,7 @@ def _seconds(findings: Findings) -> list[list[str]]:
         own = [one for one in outcomes if one["variant"] == name]
         medians = [f"{statistics.median(one['seconds'][kind] for one in own):.1f}" for kind in kinds]
         counts = [f"{statistics.mean(one[key] for one in own):.1f}" for key in ("promoted", "refused")]
-        waits = [wait for one in own for wait in one["first_use_seconds"]]
+        waits = [wait for one in own for wait in one.get("first_use_seconds", ())]
         rows.append([name, *medians, *counts, f"{statistics.median(waits):.2f}" if waits else "–"])
     return rows
 
