@@ -47,11 +47,7 @@ def model_roles(config: CampaignConfig) -> dict[str, ModelRole]:
         *(("generator", spec) for spec in config.generators),
         *(("head", spec) for spec in config.learn.heads),
         *(("discriminator", spec) for spec in config.learn.discriminators),
-        *(
-            ("surrogate", spec)
-            for spec in (config.surrogate,)
-            if config.learn.retrain and config.learn.surrogate.enabled
-        ),
+        *(("surrogate", spec) for spec in (config.surrogate,) if learns_surrogate(config)),
     ]
     roles: dict[str, ModelRole] = {}
     for role, spec in named:
