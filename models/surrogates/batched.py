@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from models.surrogates.base import Relaxed
 from models.symmetrise import spacegroup_number, symmetrised
 
 if TYPE_CHECKING:
+    import torch
     from pymatgen.core import Structure
 
 
@@ -23,6 +25,16 @@ class BatchedSurrogate(ABC):
     name: str
     """Of the potential, for errors."""
     config: Any
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        """Where the potential is evaluated; raises DeviceError where there is no such device."""
+        import torch
+
+        from models.ensemble import find_device
+
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        return find_device(automatic if self.config.device == "auto" else self.config.device)
 
     @property
     @abstractmethod

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import DeviceError, ModelsError, TrainingDataError
+from models.errors import ModelsError, TrainingDataError
 from models.relaxation import Evaluation, Geometry
 from models.surrogates.batched import BatchedSurrogate
 from models.surrogates.frames import EnergyShift, Frame, fit_shift
@@ -97,23 +97,6 @@ class CHGNetSurrogate(BatchedSurrogate):
         """Name, weights and package version; of a fine-tuned one the hash of its weights."""
         packaged = f"chgnet-{self.config.weights} (chgnet {metadata.version('chgnet')})"
         return packaged if self._tuned is None else f"{packaged} fine-tuned {digest(self._tuned)}"
-
-    @functools.cached_property
-    def device(self) -> torch.device:
-        """Where the potential is evaluated."""
-        import torch
-
-        wanted = self.config.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted.startswith("cuda") and not torch.cuda.is_available():
-            raise DeviceError(
-                "no CUDA device on this machine",
-                value=wanted,
-                allowed=["cpu", "auto"],
-                cure="set device: auto",
-            )
-        return torch.device(wanted)
 
     @functools.cached_property
     def _model(self) -> Any:

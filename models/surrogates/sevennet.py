@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import DeviceError, MissingPackageError
+from models.errors import MissingPackageError
 from models.relaxation import Evaluation, Geometry
 from models.surrogates.batched import BatchedSurrogate
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 BONDS_PER_BATCH = 60_000
 """Bonds in one evaluation."""
@@ -82,23 +82,6 @@ class SevenNetSurrogate(BatchedSurrogate):
                 "the surrogate sevennet needs the package sevenn, which is not installed",
                 cure="pip install 'crystal-campaign[sevennet]', or pip install sevenn",
             )
-
-    @functools.cached_property
-    def device(self) -> torch.device:
-        """Where the potential is evaluated."""
-        import torch
-
-        wanted = self.config.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted.startswith("cuda") and not torch.cuda.is_available():
-            raise DeviceError(
-                "no CUDA device on this machine",
-                value=wanted,
-                allowed=["cpu", "auto"],
-                cure="set device: auto",
-            )
-        return torch.device(wanted)
 
     @functools.cached_property
     def _model(self) -> Any:
