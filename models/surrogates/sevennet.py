@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from importlib import metadata, resources, util
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,9 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.errors import MissingPackageError
 from models.relaxation import Evaluation, Geometry
 from models.surrogates.batched import BatchedSurrogate
-
-if TYPE_CHECKING:
-    pass
 
 BONDS_PER_BATCH = 60_000
 """Bonds in one evaluation."""
