@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -75,3 +76,9 @@ def process(*argv: object, folder: Path | None = None, timeout_s: float = 300, *
         running.kill()
         raise
     return Ran(running.returncode, out, err)
+
+
+def children_seconds() -> float:
+    """Return what ended processes of this one have computed [s]: others may be busy on the machine meanwhile."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -6,12 +6,12 @@ import ast
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import grimp
 import networkx
 import pytest
+from command_line import children_seconds
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("campaign", "models", "flows")
@@ -73,11 +73,13 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 
 def test_help_answers_within_half_a_second() -> None:
+    """Of CPU time: on a busy machine the clock would tell how busy it is."""
+
     def once() -> float:
-        started = time.perf_counter()
+        before = children_seconds()
         done = _run(sys.executable, "-c", "from campaign.cli import main; main()", "--help")
         assert "launch" in done.stdout
-        return time.perf_counter() - started
+        return children_seconds() - before
 
     assert min(once() for _ in range(3)) < 0.5
 

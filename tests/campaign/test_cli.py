@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from command_line import Ran, campaign, process, start
+from command_line import Ran, campaign, children_seconds, process, start
 from mongo_server import MongoServer, free_port
 from test_driver import small_campaign
 
@@ -171,12 +170,6 @@ def test_status_and_stop_tell_that_a_driver_has_died(copied):
     assert "is gone" in ran.out
     assert "campaign resume" in ran.out
     assert not run.stop_file.exists()
-
-
-def children_seconds() -> float:
-    """Return what ended processes of this one have computed [s]: others may be busy on the machine meanwhile."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.slow
