@@ -49,7 +49,15 @@ def test_a_terminal_shows_the_funnel_while_it_works(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["stop", "stop --now", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "stop",
+        pytest.param("stop --now", marks=pytest.mark.long),
+        "SIGINT",
+        pytest.param("SIGTERM", marks=pytest.mark.long),
+    ],
+)
 def test_a_running_campaign_is_watched_stopped_and_resumed(how: str, tmp_path: Path):
     file = small_campaign(tmp_path, labels=slow(tmp_path))
     running = start("launch", file, "--pools", "threads")

@@ -166,7 +166,7 @@ def test_a_killed_worker_is_noticed_and_its_job_tried_again(site: Site, tmp_path
     noticed = time.monotonic() - died
     assert (lost["ok"], lost["failure"]["cause"]) == (False, "node_lost")
     assert (lost["host"], lost["folder"]) == (os.uname().nodename, order["work_dir"])
-    assert 4 < lost["wall_seconds"] < 12
+    assert 4 < lost["wall_seconds"] < 20
     assert noticed < 8, "the heartbeat is short"
     assert site.states(order) == ["FIZZLED"]
 

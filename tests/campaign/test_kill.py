@@ -107,7 +107,7 @@ def executed(log: Path) -> dict[str, list[float]]:
     return found
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.long)])
 def test_kill_and_resume(tmp_path, kills):
     calm, log = write_campaign(tmp_path / "calm", tmp_path / "calm.jsonl"), tmp_path / "calm.jsonl"
     to_the_end("launch", calm)

@@ -164,7 +164,9 @@ def _terminate(_file: Path, running: subprocess.Popen[str]) -> None:
     time.sleep(launching.SIGTERM_GRACE_S - 2)
 
 
-@pytest.mark.parametrize("ask", [_stop_now, _interrupt_twice, _terminate])
+@pytest.mark.parametrize(
+    "ask", [_stop_now, _interrupt_twice, pytest.param(_terminate, marks=pytest.mark.long)]
+)
 def test_a_driver_that_waits_can_be_stopped(
     ask: Callable[[Path, subprocess.Popen[str]], None],
     server: list[mongo_server.MongoServer],

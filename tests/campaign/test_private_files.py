@@ -33,7 +33,9 @@ def open_to_others(folder: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("pools", ["threads", pytest.param("parsl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "pools", ["threads", pytest.param("parsl", marks=[pytest.mark.slow, pytest.mark.long])]
+)
 def test_nobody_else_reads_a_run_folder(pools: str, tmp_path: Path):
     ran = process("launch", small_campaign(tmp_path, stop={"rounds": 1}), "--pools", pools)
     assert ran.code == 0, ran.err

@@ -118,6 +118,7 @@ def test_up_to_the_bound_everybody_competes_again_and_beyond_it_the_best_and_som
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_backlog_of_a_hundred_thousand_in_the_store_is_read_ranked_and_written_in_bounded_time(tmp_path):
     config = config_with()
     with filled(tmp_path, 100_000) as store:

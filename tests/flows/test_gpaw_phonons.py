@@ -40,6 +40,7 @@ def phonons_of(crystal: Structure, folder: Path, least_ang: float, **options: An
     return found.phonon
 
 
+@pytest.mark.long
 def test_silicon_is_stable_and_its_highest_frequency_is_the_measured_one(tmp_path: Path) -> None:
     # 4 × 4 × 4 k-points for the primitive cell, Γ for the supercell of 64 atoms
     found = phonons_of(silicon(5.47), tmp_path, 10.0, ecut_ev=250.0, kpts_per_inverse_ang=1.6)
