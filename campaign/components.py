@@ -131,13 +131,24 @@ def check_checkpoint(role: ModelRole, cls: type[Any]) -> None:
         ) from error
     wanted, had = cls.Config(**role.options), getattr(model, "config", None)
     for name in role.options:
-        if name != "device" and had is not None and getattr(had, name, None) != getattr(wanted, name):
+        if (
+            name != "device"
+            and had is not None
+            and not _alike(getattr(had, name, None), getattr(wanted, name))
+        ):
             raise ComponentError(
                 f"{where} was made with another {name}",
                 value=getattr(wanted, name),
                 allowed=getattr(had, name, None),
                 cure="leave this option out, or name another checkpoint",
             )
+
+
+def _alike(one: object, other: object) -> bool:
+    """Return whether two values of an option are equal; of files, whether folder and name are: a run may be moved."""
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.parts[-2:] == other.parts[-2:]
+    return one == other
 
 
 def check_second_opinion(options: Mapping[str, Any]) -> None:

@@ -135,6 +135,15 @@ def test_equal_seeds_choose_equal_labels_in_another_folder(
     assert outcome(tmp_path / "again", "default")["labels"] == outcome(finished[0], "default")["labels"]
 
 
+def test_what_was_prepared_may_be_moved(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
+    shutil.copytree(finished[0] / "prepared", tmp_path / "moved" / "prepared")
+    models = sorted(path.name for path in (tmp_path / "moved" / "prepared" / "models").iterdir())
+    list(run_benchmark(finished[0].parent / "benchmark.yaml", output=tmp_path / "moved"))
+    assert sorted(path.name for path in (tmp_path / "moved" / "prepared" / "models").iterdir()) == models
+    for variant in ("default", "random"):
+        assert outcome(tmp_path / "moved", variant)["labels"] == outcome(finished[0], variant)["labels"]
+
+
 def test_a_campaign_that_was_cut_off_is_carried_on(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Its store is that of a driver that died after the second round."""
     shutil.copytree(finished[0].parent, tmp_path / "copy")
